@@ -1,0 +1,96 @@
+#define _GNU_SOURCE
+#include "base/cpu.h"
+
+#include "moonloom.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+static ml_cpu cpu;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+#if defined(__x86_64__)
+/* The brand string of cpuid leaves 0x80000002..4, trimmed. */
+static void read_name(void) {
+    unsigned words[12] = {0};
+    for (unsigned leaf = 0; leaf < 3; leaf++) {
+        unsigned *w = words + leaf * 4;
+        if (!__get_cpuid(0x80000002u + leaf, w, w + 1, w + 2, w + 3)) return;
+    }
+    char text[49] = {0};
+    memcpy(text, words, 48);
+    const char *start = text + strspn(text, " ");
+    snprintf(cpu.name, sizeof cpu.name, "%s", start);
+    for (size_t n = strlen(cpu.name); n && cpu.name[n - 1] == ' '; n--) cpu.name[n - 1] = 0;
+}
+
+static void detect(void) {
+    snprintf(cpu.name, sizeof cpu.name, "x86-64");
+    read_name();
+    /* GCC's and clang's own test checks cpuid and xgetbv (that the system saves the registers). */
+    __builtin_cpu_init();
+    unsigned a, b, c = 0, d;
+    int f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29));
+    cpu.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
+    cpu.avx512 = cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#else
+static void detect(void) {
+    snprintf(cpu.name, sizeof cpu.name, "unknown CPU");
+}
+#endif
+
+const ml_cpu *ml_cpu_get(void) {
+    pthread_once(&once, detect);
+    return &cpu;
+}
+
+const char *ml_cpu_name(void) {
+    return ml_cpu_get()->name;
+}
+
+/* The lowest-numbered SMT sibling of a logical CPU, or the CPU itself where /sys does not say. */
+static int first_sibling(int logical) {
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", logical);
+    FILE *file = fopen(path, "r");
+    int first = logical;
+    if (file) {
+        if (fscanf(file, "%d", &first) != 1) first = logical;
+        fclose(file);
+    }
+    return first;
+}
+
+int ml_cpu_cores(void) {
+#if defined(__linux__)
+    cpu_set_t allowed, cores;
+    CPU_ZERO(&allowed);
+    CPU_ZERO(&cores);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+        for (int i = 0; i < CPU_SETSIZE; i++) {
+            if (!CPU_ISSET(i, &allowed)) continue;
+            int first = first_sibling(i);
+            if (first >= 0 && first < CPU_SETSIZE) CPU_SET(first, &cores);
+        }
+        if (CPU_COUNT(&cores) > 0) return CPU_COUNT(&cores);
+    }
+#endif
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (int)online : 1;
+}
+
+double ml_time_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}

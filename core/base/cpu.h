@@ -1,0 +1,15 @@
+/* What the CPU promises, asked once. */
+#ifndef ML_BASE_CPU_H
+#define ML_BASE_CPU_H
+
+typedef struct ml_cpu {
+    char name[64];
+    int avx2;   /* AVX2, FMA and F16C, and the system saves ymm registers */
+    int avx512; /* AVX-512 F BW DQ VL on top, and the system saves zmm registers */
+} ml_cpu;
+
+const ml_cpu *ml_cpu_get(void);
+/* Physical cores that this process may run on (affinity mask and SMT siblings counted once). At least 1. */
+int ml_cpu_cores(void);
+
+#endif

@@ -1,0 +1,32 @@
+#include "base/error.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+static _Thread_local char last_error[1024] = "no error";
+static volatile sig_atomic_t interrupted;
+
+int ml_error(int status, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(last_error, sizeof last_error, format, args);
+    va_end(args);
+    return status;
+}
+
+const char *ml_last_error(void) {
+    return last_error;
+}
+
+const char *ml_version(void) {
+    return "0.1.0";
+}
+
+void ml_interrupt_set(int on) {
+    interrupted = on != 0;
+}
+
+int ml_interrupt_pending(void) {
+    return interrupted;
+}

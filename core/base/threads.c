@@ -1,0 +1,209 @@
+#define _GNU_SOURCE
+#include "base/threads.h"
+
+#include "base/cpu.h"
+#include "base/error.h"
+#include "base/memory.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_THREADS = 256, SPIN_ROUNDS = 4000 };
+
+typedef struct ml_region {
+    ml_task task;
+    void *arg;
+    int64_t count, grain;
+} ml_region;
+
+static struct {
+    pthread_mutex_t lock; /* guards start, stop and the sleepers */
+    pthread_cond_t wake;
+    pthread_mutex_t region_lock; /* one region at a time */
+    pthread_t workers[MAX_THREADS];
+    void *scratch[MAX_THREADS];
+    size_t scratch_bytes;
+    int wanted;       /* threads with the caller; 0: not chosen yet */
+    int running;      /* workers started, the caller not counted */
+    int spin;         /* rounds a thread spins before it sleeps; 0 when there are more threads than cores */
+    ml_region region; /* written before `generation` goes up */
+    atomic_int stop;  /* workers leave */
+    atomic_uint generation;
+    atomic_int busy;                /* workers still in the region */
+    _Alignas(64) atomic_llong next; /* the first item nobody has taken */
+} pool = {
+    .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .region_lock = PTHREAD_MUTEX_INITIALIZER};
+
+static _Thread_local int inside_region;
+static _Thread_local int current_thread;
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void take_runs(int thread) {
+    const ml_region region = pool.region;
+    inside_region = 1;
+    current_thread = thread;
+    for (;;) {
+        int64_t begin = atomic_fetch_add_explicit(&pool.next, region.grain, memory_order_relaxed);
+        if (begin >= region.count) break;
+        int64_t end = begin + region.grain < region.count ? begin + region.grain : region.count;
+        region.task(region.arg, begin, end, thread);
+    }
+    inside_region = 0;
+}
+
+/* Waits until the generation differs from `seen`: spins for a while, then sleeps. */
+static unsigned wait_generation(unsigned seen) {
+    for (int i = 0; i < pool.spin; i++) {
+        unsigned now = atomic_load_explicit(&pool.generation, memory_order_acquire);
+        if (now != seen) return now;
+        relax();
+    }
+    pthread_mutex_lock(&pool.lock);
+    unsigned now;
+    while ((now = atomic_load_explicit(&pool.generation, memory_order_acquire)) == seen) {
+        pthread_cond_wait(&pool.wake, &pool.lock);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return now;
+}
+
+typedef struct worker_start {
+    int thread;
+    unsigned seen;
+} worker_start;
+
+static void *worker_main(void *arg) {
+    worker_start start = *(worker_start *)arg;
+    free(arg);
+    unsigned seen = start.seen;
+    for (;;) {
+        seen = wait_generation(seen);
+        if (atomic_load(&pool.stop)) return NULL;
+        take_runs(start.thread);
+        atomic_fetch_sub_explicit(&pool.busy, 1, memory_order_acq_rel);
+    }
+}
+
+static void announce(void) {
+    pthread_mutex_lock(&pool.lock);
+    atomic_fetch_add_explicit(&pool.generation, 1, memory_order_release);
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void stop_workers(void) {
+    if (!pool.running) return;
+    atomic_store(&pool.stop, 1);
+    announce();
+    for (int i = 1; i <= pool.running; i++) pthread_join(pool.workers[i], NULL);
+    atomic_store(&pool.stop, 0);
+    pool.running = 0;
+}
+
+/* After fork() the workers are gone; the child starts its own when it needs them. */
+static void forget_workers(void) {
+    pool.running = 0;
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_mutex_init(&pool.region_lock, NULL);
+    pthread_cond_init(&pool.wake, NULL);
+}
+
+static void start_workers(void) {
+    static int registered;
+    if (!registered) {
+        pthread_atfork(NULL, NULL, forget_workers);
+        registered = 1;
+    }
+    if (!pool.wanted) pool.wanted = ml_cpu_cores();
+    pool.spin = pool.wanted <= ml_cpu_cores() ? SPIN_ROUNDS : 0;
+    while (pool.running + 1 < pool.wanted) {
+        worker_start *start = malloc(sizeof *start);
+        if (!start) return; /* fewer workers do the same work */
+        start->thread = pool.running + 1;
+        start->seen = atomic_load(&pool.generation);
+        if (pthread_create(&pool.workers[pool.running + 1], NULL, worker_main, start) != 0) {
+            free(start);
+            return;
+        }
+        pool.running++;
+    }
+}
+
+void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg) {
+    if (count <= 0) return;
+    if (grain < 1) grain = 1;
+    if (inside_region) {
+        for (int64_t i = 0; i < count; i += grain) task(arg, i, i + grain < count ? i + grain : count, current_thread);
+        return;
+    }
+    pthread_mutex_lock(&pool.region_lock);
+    if (pool.running + 1 < pool.wanted || !pool.wanted) start_workers();
+    pool.region = (ml_region){task, arg, count, grain};
+    atomic_store_explicit(&pool.next, 0, memory_order_relaxed);
+    if (pool.running && count > grain) {
+        atomic_store_explicit(&pool.busy, pool.running, memory_order_relaxed);
+        announce();
+        take_runs(0);
+        for (int i = 0; atomic_load_explicit(&pool.busy, memory_order_acquire) > 0; i++) {
+            if (i < pool.spin) {
+                relax();
+            } else {
+                sched_yield();
+            }
+        }
+    } else {
+        take_runs(0);
+    }
+    pthread_mutex_unlock(&pool.region_lock);
+}
+
+int ml_threads_set(int count) {
+    if (count < 0 || count > MAX_THREADS) {
+        return ml_error(ML_E_ARGUMENT, "threads must be 0 (all cores) to %d, not %d", MAX_THREADS, count);
+    }
+    pthread_mutex_lock(&pool.region_lock);
+    stop_workers();
+    pool.wanted = count ? count : ml_cpu_cores();
+    size_t bytes = pool.scratch_bytes;
+    pool.scratch_bytes = 0; /* the new threads need theirs too */
+    pthread_mutex_unlock(&pool.region_lock);
+    return ml_scratch_reserve(bytes);
+}
+
+int ml_threads_count(void) {
+    return pool.wanted ? pool.wanted : ml_cpu_cores();
+}
+
+int ml_scratch_reserve(size_t bytes) {
+    if (bytes <= pool.scratch_bytes) return ML_OK;
+    pthread_mutex_lock(&pool.region_lock);
+    int status = ML_OK;
+    for (int i = 0; i < ml_threads_count(); i++) {
+        void *area = ml_alloc_aligned(bytes, 1);
+        if (!area) {
+            status = ML_E_MEMORY;
+            break;
+        }
+        ml_memory_huge(area, bytes);
+        free(pool.scratch[i]);
+        pool.scratch[i] = area;
+    }
+    if (status == ML_OK) pool.scratch_bytes = bytes;
+    pthread_mutex_unlock(&pool.region_lock);
+    return status;
+}
+
+void *ml_scratch(int thread) {
+    return pool.scratch[thread];
+}

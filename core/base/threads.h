@@ -1,0 +1,21 @@
+/* The thread pool: persistent workers, one parallel region at a time. */
+#ifndef ML_BASE_THREADS_H
+#define ML_BASE_THREADS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Works on items [begin, end) of a region; `thread` is 0 (the caller) .. ml_threads_count() - 1. */
+typedef void (*ml_task)(void *arg, int64_t begin, int64_t end, int thread);
+
+/* Runs `task` over items [0, count), handed out in runs of `grain` (the last may be shorter), on all threads, and
+ * returns when all are done. The runs do not depend on the number of threads, so neither do results. Threads take
+ * runs as they come free; a region inside a region runs on its own thread alone. */
+void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg);
+
+/* Makes sure that every thread has at least `bytes` of scratch. Not inside a region. ML_E_MEMORY on failure. */
+int ml_scratch_reserve(size_t bytes);
+/* The scratch of a thread, 64-byte aligned: its content lasts as long as the region. */
+void *ml_scratch(int thread);
+
+#endif

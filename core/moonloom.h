@@ -1,0 +1,343 @@
+/* moonloom.h - the one contract of libmoonloom, and its manual.
+ *
+ * Conventions, for every function here:
+ *   - `int` results are a status: ML_OK (0) or a negative ML_E_...; ml_last_error() then holds one
+ *     sentence that says what, where and what to do. Outputs come last and are only written on ML_OK.
+ *   - Handles are opaque. ml_<object>_free() accepts NULL. Handles that depend on another (a model on
+ *     its weights, a cache on its model, a view on its tensor) keep it alive: free in any order.
+ *   - Shapes are row-major, outermost first, as numpy prints them: a matrix of 10 rows of 64 elements
+ *     is {10, 64}. (GGUF stores the same numbers in reverse.)
+ *   - Sizes are bytes, times are milliseconds, rates are per second, unless a name says otherwise.
+ *   - Nothing here prints, exits, aborts or calls back. One thread at a time may use one handle and
+ *     what hangs on it; ml_interrupt_set() is the exception: it is safe in a signal handler.
+ *
+ * Between the two cdef marks this file is plain C99 that LuaJIT's ffi.cdef takes as it is: lua/ reads
+ * it from here at run time, and `?name` at the prompt prints the comment above a declaration.
+ */
+#ifndef MOONLOOM_H
+#define MOONLOOM_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#pragma GCC visibility push(default)
+// cdef:begin
+
+/* ---- status and errors ------------------------------------------------------------------------ */
+
+enum {
+    ML_OK = 0,
+    ML_E_ARGUMENT = -1,    /* the caller passed something that cannot be used */
+    ML_E_IO = -2,          /* a file cannot be opened, read or written */
+    ML_E_FORMAT = -3,      /* a file is damaged or lies about itself */
+    ML_E_UNSUPPORTED = -4, /* well formed, but not something moonloom runs */
+    ML_E_MEMORY = -5,      /* out of memory, or over a budget */
+    ML_E_INTERRUPTED = -6, /* ml_interrupt_set(1) was seen; nothing was committed */
+    ML_E_NOT_FOUND = -7    /* no tensor, key or token of that name */
+};
+
+/* The sentence about the last failure on this thread. Never NULL; valid until the next failing call. */
+const char *ml_last_error(void);
+
+/* Version of the library, "major.minor.patch". */
+const char *ml_version(void);
+
+/* Asks running calls to stop (on = 1) or clears the request (on = 0). Async-signal-safe. A call that
+ * sees the request returns ML_E_INTERRUPTED between two layers, with the cache as it was before. */
+void ml_interrupt_set(int on);
+/* 1 while an interrupt is requested. */
+int ml_interrupt_pending(void);
+
+/* ---- the machine ------------------------------------------------------------------------------ */
+
+/* Milliseconds of a monotonic clock. */
+double ml_time_now(void);
+/* Peak resident memory of this process in bytes, mapped files included (VmHWM). */
+int64_t ml_memory_peak(void);
+/* Resident memory of this process now, in bytes, mapped files included. */
+int64_t ml_memory_resident(void);
+/* Name of the CPU as it tells it itself. */
+const char *ml_cpu_name(void);
+/* Instruction set of the kernels in use: "scalar", "avx2" or "avx512". Chosen once from cpuid, or by
+ * the environment variable MOONLOOM_ISA. */
+const char *ml_isa_name(void);
+/* Switches the kernels to `name`, or back to the best one for "auto". For tests and comparisons.
+ * ML_E_UNSUPPORTED if the machine does not promise it, ML_E_ARGUMENT for an unknown name. */
+int ml_isa_set(const char *name);
+/* Sets the number of worker threads, the caller included; 0 means the physical cores this process may
+ * use. At most 256. */
+int ml_threads_set(int count);
+/* Number of threads that the next call will use. */
+int ml_threads_count(void);
+/* Measures the read bandwidth: all threads stream a buffer of 512 MiB for about `milliseconds`.
+ * Bytes per second of the best pass. */
+int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);
+
+/* ---- dtypes ----------------------------------------------------------------------------------- */
+
+/* Element types. The numbers are GGUF's (ggml-org/ggml docs/gguf.md). */
+enum {
+    ML_F32 = 0,
+    ML_F16 = 1,
+    ML_Q4_0 = 2,
+    ML_Q4_1 = 3,
+    ML_Q5_0 = 6,
+    ML_Q5_1 = 7,
+    ML_Q8_0 = 8,
+    ML_Q2_K = 10,
+    ML_Q3_K = 11,
+    ML_Q4_K = 12,
+    ML_Q5_K = 13,
+    ML_Q6_K = 14,
+    ML_IQ4_NL = 20,
+    ML_IQ4_XS = 23,
+    ML_I8 = 24,
+    ML_I16 = 25,
+    ML_I32 = 26,
+    ML_I64 = 27,
+    ML_F64 = 28,
+    ML_BF16 = 30,
+    ML_MXFP4 = 39,
+    ML_DTYPE_LIMIT = 40
+};
+
+/* Name of a dtype in lower case ("f32", "q8_0", "mxfp4"), or NULL for a number that is none. */
+const char *ml_dtype_name(int dtype);
+/* The dtype of that name, or -1. */
+int ml_dtype_from_name(const char *name);
+/* Elements in one block (1 for plain types), or 0 for a number that is no dtype. */
+int64_t ml_dtype_block(int dtype);
+/* Bytes of one block, or 0. */
+int64_t ml_dtype_bytes(int dtype);
+
+/* ---- weights: a model file, mapped ------------------------------------------------------------ */
+
+typedef struct ml_weights ml_weights;
+
+/* Kinds of metadata values. */
+enum { ML_META_INT = 0, ML_META_FLOAT = 1, ML_META_BOOL = 2, ML_META_STRING = 3, ML_META_ARRAY = 4 };
+
+typedef struct ml_tensor_info {
+    const char *name; /* owned by the weights */
+    int dtype;        /* ML_F32 ... */
+    int ndim;         /* 1..4 */
+    int64_t shape[4]; /* outermost first; unused ones are 1 */
+    int64_t bytes;    /* size of the data */
+    int64_t offset;   /* where the data starts in its file */
+    int file;         /* which of the split files, from 0 */
+} ml_tensor_info;
+
+/* Maps the model file at `path` (GGUF v2 or v3; any part of a split file opens the whole). Every length,
+ * offset and count is checked against the file before use. Nothing is copied. */
+int ml_weights_open(const char *path, ml_weights **out);
+/* Releases one reference; the mapping goes with the last model, tensor or tokenizer that uses it. */
+void ml_weights_free(ml_weights *weights);
+/* Milliseconds that opening took: out[0] header, out[1] metadata, out[2] tensor infos. */
+void ml_weights_timings(const ml_weights *weights, double out[3]);
+/* Bytes of all files together. */
+int64_t ml_weights_bytes(const ml_weights *weights);
+/* Number of tensors. */
+int64_t ml_weights_count(const ml_weights *weights);
+/* Describes tensor `index`, 0 <= index < ml_weights_count(). */
+int ml_weights_info(const ml_weights *weights, int64_t index, ml_tensor_info *out);
+/* Index of the tensor of that name. ML_E_NOT_FOUND names it. */
+int ml_weights_find(const ml_weights *weights, const char *name, int64_t *index);
+
+/* Number of metadata keys. */
+int64_t ml_meta_count(const ml_weights *weights);
+/* The key at `index`, or NULL past the end. Owned by the weights. */
+const char *ml_meta_key(const ml_weights *weights, int64_t index);
+/* Kind (ML_META_...) of the value of `key`; ML_E_NOT_FOUND if there is none. For an array, `kind` is
+ * ML_META_ARRAY, `item` the kind of its items and `count` their number; else item = kind, count = 1. */
+int ml_meta_kind(const ml_weights *weights, const char *key, int *kind, int *item, int64_t *count);
+/* Item `index` (0 for a plain value) as an integer; ML_E_ARGUMENT if it is of another kind. */
+int ml_meta_int(const ml_weights *weights, const char *key, int64_t index, int64_t *out);
+/* The same as a double; integers are converted. */
+int ml_meta_float(const ml_weights *weights, const char *key, int64_t index, double *out);
+/* The same as 0 or 1. */
+int ml_meta_bool(const ml_weights *weights, const char *key, int64_t index, int *out);
+/* The same as bytes in the mapped file: not zero-terminated, owned by the weights. */
+int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, const char **out, int64_t *bytes);
+
+/* ---- tokenizer -------------------------------------------------------------------------------- */
+
+typedef struct ml_tokenizer ml_tokenizer;
+typedef struct ml_decoder ml_decoder;
+
+/* Flags of ml_tokenizer_encode(). */
+enum {
+    ML_TOKENIZE_SPECIAL = 1, /* text such as <|start|> becomes the special token; without it, plain text */
+    ML_TOKENIZE_BOS = 2      /* put the begin-of-text token first where the file asks for it */
+};
+
+/* Builds the tokenizer that the metadata of `weights` describe: byte-level BPE (tokenizer.ggml.model
+ * "gpt2" with pre "gpt-4o", "gpt-2", "llama-bpe") or SentencePiece BPE ("llama"). */
+int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out);
+void ml_tokenizer_free(ml_tokenizer *tokenizer);
+/* Number of tokens in the vocabulary. */
+int64_t ml_tokenizer_size(const ml_tokenizer *tokenizer);
+/* Encodes `bytes` bytes of UTF-8 (invalid bytes are kept as bytes, not lost) into at most `capacity`
+ * ids. `count` receives the number needed, also when it is over `capacity`: then call again. */
+int ml_tokenizer_encode(const ml_tokenizer *tokenizer, const char *text, int64_t bytes, int flags, int32_t *ids,
+                        int64_t capacity, int64_t *count);
+/* The bytes that `id` stands for; special tokens give their name. Owned by the tokenizer. */
+int ml_tokenizer_piece(const ml_tokenizer *tokenizer, int32_t id, const char **bytes, int64_t *count);
+/* Writes the bytes of `count` ids to `text` (at most `capacity`); `bytes` receives the number needed.
+ * The exact inverse of encode. */
+int ml_tokenizer_decode(const ml_tokenizer *tokenizer, const int32_t *ids, int64_t count, char *text, int64_t capacity,
+                        int64_t *bytes);
+/* 1 if `id` is a special (control) token, 0 if not or out of range. */
+int ml_tokenizer_is_special(const ml_tokenizer *tokenizer, int32_t id);
+/* 1 if generation ends at `id`: the file's end-of-sequence and end-of-turn tokens, with harmony's
+ * <|return|> and <|call|>. */
+int ml_tokenizer_is_end(const ml_tokenizer *tokenizer, int32_t id);
+/* Id of the token whose text is exactly `text`. ML_E_NOT_FOUND if there is none. */
+int ml_tokenizer_find(const ml_tokenizer *tokenizer, const char *text, int32_t *id);
+
+/* Streaming decoder: takes ids one by one and gives out whole UTF-8 characters only. */
+int ml_decoder_create(const ml_tokenizer *tokenizer, ml_decoder **out);
+void ml_decoder_free(ml_decoder *decoder);
+/* Adds `id`; `bytes` receives what is complete now (perhaps nothing). Owned by the decoder, until the
+ * next call. A byte that can never become a character comes out as U+FFFD. */
+int ml_decoder_push(ml_decoder *decoder, int32_t id, const char **bytes, int64_t *count);
+/* Gives out what is left (an unfinished character as U+FFFD) and starts anew. */
+int ml_decoder_flush(ml_decoder *decoder, const char **bytes, int64_t *count);
+
+/* ---- tensors ---------------------------------------------------------------------------------- */
+
+typedef struct ml_tensor ml_tensor;
+
+/* tensor:begin (section of core/tensor) */
+/* tensor:end */
+
+/* ---- model ------------------------------------------------------------------------------------ */
+
+typedef struct ml_model ml_model;
+
+typedef struct ml_config {
+    char architecture[32]; /* "gpt-oss" or "llama" */
+    int32_t layers;        /* L */
+    int32_t width;         /* D, size of the residual stream */
+    int32_t heads;         /* query heads */
+    int32_t kv_heads;      /* key/value heads; heads / kv_heads queries share one (GQA) */
+    int32_t head_dim;      /* elements of a head */
+    int32_t rope_dims;     /* elements of a head that RoPE turns */
+    int32_t ffn_width;     /* inner width of the feed-forward block, or of one expert */
+    int32_t experts;       /* experts a layer; 0 for a dense model */
+    int32_t experts_used;  /* experts a token; 0 for a dense model */
+    int32_t window;        /* tokens that a sliding-window layer sees; 0 if there is none */
+    int32_t window_period; /* layer l slides unless l % window_period == window_period - 1; 0 if none do */
+    int32_t context;       /* trained context length in tokens */
+    int32_t rope_original; /* YaRN: context before scaling; 0 without YaRN */
+    int64_t vocabulary;    /* tokens */
+    double norm_epsilon;   /* of RMSNorm */
+    double rope_base;      /* theta */
+    double rope_factor;    /* YaRN: factor of the context; 1 without */
+    double yarn_beta_fast; /* YaRN: rotations above which a frequency stays */
+    double yarn_beta_slow; /* YaRN: rotations below which it is divided by the factor */
+} ml_config;
+
+/* Builds a model on opened weights (architectures gpt-oss and llama). A missing tensor or a wrong shape
+ * is refused with its name. The weights stay mapped. */
+int ml_model_create(ml_weights *weights, ml_model **out);
+void ml_model_free(ml_model *model);
+/* All sizes of the model. */
+void ml_model_config(const ml_model *model, ml_config *out);
+/* Bytes of weights that decoding one token reads: every matrix once, experts_used experts a layer, one row
+ * of the embedding. */
+int64_t ml_model_bytes_per_token(const ml_model *model);
+
+/* ---- KV cache --------------------------------------------------------------------------------- */
+
+typedef struct ml_cache ml_cache;
+
+/* Creates an empty cache for `model` that stores keys and values as `dtype`: ML_BF16 or ML_F32. It holds
+ * any number of sequences in pages of 64 tokens of one layer, shared copy-on-write. */
+int ml_cache_create(ml_model *model, int dtype, ml_cache **out);
+void ml_cache_free(ml_cache *cache);
+/* Bytes of all pages in use. */
+int64_t ml_cache_bytes(const ml_cache *cache);
+/* Starts an empty sequence; its number is below 2^31 and may be reused after ml_sequence_free(). */
+int ml_sequence_create(ml_cache *cache, int32_t *sequence);
+/* Starts a sequence that shares the first `position` tokens of `sequence`. No page is copied until one of
+ * the two writes to it. */
+int ml_sequence_fork(ml_cache *cache, int32_t sequence, int64_t position, int32_t *out);
+/* Forgets everything from `position` on: 0 <= position <= length. Exact at any position, in sliding-window
+ * layers too. */
+int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position);
+/* Ends a sequence and releases its pages. */
+int ml_sequence_free(ml_cache *cache, int32_t sequence);
+/* Tokens committed to the sequence, or ML_E_ARGUMENT. */
+int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence);
+
+/* ---- forward ---------------------------------------------------------------------------------- */
+
+typedef struct ml_batch ml_batch;
+
+/* What ml_batch_tensor() shows, R being the number of rows. */
+enum {
+    ML_VIEW_RESIDUAL = 0,       /* f32 {R, width}: the residual stream; may be changed between steps */
+    ML_VIEW_ROUTER_LOGITS = 1,  /* f32 {R, experts}: after ml_forward_router() */
+    ML_VIEW_EXPERT_IDS = 2,     /* i32 {R, experts_used}: best first; may be changed before the experts run */
+    ML_VIEW_EXPERT_WEIGHTS = 3, /* f32 {R, experts_used}: softmax over the chosen; may be changed likewise */
+    ML_VIEW_LOGITS = 4          /* f32 {rows that want logits, vocabulary}: after ml_forward_head() */
+};
+
+/* Creates a batch of at most `capacity` rows (1..65536), with the activations of a forward pass. */
+int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out);
+void ml_batch_free(ml_batch *batch);
+/* Takes all rows out. */
+void ml_batch_clear(ml_batch *batch);
+/* Number of rows. */
+int64_t ml_batch_rows(const ml_batch *batch);
+/* Adds a row: `token` at `position` of `sequence`. Rows of one sequence must come in order and start at its
+ * length; rows of different sequences may be mixed in any order. Logits are computed for rows that want
+ * them. */
+int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want_logits);
+/* A view of the run state (ML_VIEW_...) without a copy; free it with ml_tensor_free(). It shows the rows of
+ * the last ml_forward_embed(). */
+int ml_batch_tensor(ml_batch *batch, int view, ml_tensor **out);
+/* Logits of row `row` after ml_forward_head(): `vocabulary` floats owned by the batch, until its next
+ * forward. ML_E_ARGUMENT if the row did not ask for logits. */
+int ml_batch_logits(ml_batch *batch, int64_t row, const float **out);
+
+/* The whole forward pass: embed, every layer, head, commit. On any failure the sequences are as before. */
+int ml_forward(ml_cache *cache, ml_batch *batch);
+
+/* The same in steps: embed, then layers (each as a whole, or as attention, router, experts), head, commit.
+ * A step may be left out or repeated; keys and values of a layer left out are zero for these rows. Nothing
+ * counts until ml_forward_commit(). */
+
+/* Checks the rows, reserves their pages and fills the residual stream with the token embeddings. */
+int ml_forward_embed(ml_cache *cache, ml_batch *batch);
+/* Layer `layer` as a whole: attention, router, experts. */
+int ml_forward_layer(ml_cache *cache, ml_batch *batch, int32_t layer);
+/* Norm, q k v, RoPE, append to the cache, attention, output projection, added to the residual stream. */
+int ml_forward_attention(ml_cache *cache, ml_batch *batch, int32_t layer);
+/* Norm and router: chooses the experts of each row. Does nothing in a dense model. */
+int ml_forward_router(ml_cache *cache, ml_batch *batch, int32_t layer);
+/* The chosen experts (or the dense feed-forward block), added to the residual stream. Needs
+ * ml_forward_router() of the same layer just before. */
+int ml_forward_experts(ml_cache *cache, ml_batch *batch, int32_t layer);
+/* Final norm and logits of the rows that want them, from the residual stream as it is now. */
+int ml_forward_head(ml_cache *cache, ml_batch *batch);
+/* Adds the rows to their sequences. */
+int ml_forward_commit(ml_cache *cache, ml_batch *batch);
+
+/* ---- logits ----------------------------------------------------------------------------------- */
+
+/* The `k` largest of `n` logits, best first (ties: the lower id first), 1 <= k <= n. */
+int ml_logits_topk(const float *logits, int64_t n, int64_t k, int32_t *ids, float *values);
+/* log(sum(exp(logits))) over `n` logits, accumulated in double: log-probability of i is logits[i] - this. */
+int ml_logits_logsumexp(const float *logits, int64_t n, double *out);
+
+// cdef:end
+#pragma GCC visibility pop
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,58 @@
+/* The moonloom command: embeds LuaJIT and runs repl/main.lua of the folder that holds lua/, repl/, recipes/, data/. */
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Finds the home folder: MOONLOOM_HOME, else ../ of the build folder, else ../share/moonloom of an installed one. */
+static int find_home(char home[PATH_MAX]) {
+    const char *given = getenv("MOONLOOM_HOME");
+    if (given) return snprintf(home, PATH_MAX, "%s", given) < PATH_MAX;
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0) return 0;
+    self[n] = 0;
+    *strrchr(self, '/') = 0;
+    static const char *const places[] = {"..", "../share/moonloom"};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        char probe[PATH_MAX * 2];
+        snprintf(probe, sizeof probe, "%s/%s/repl/main.lua", self, places[i]);
+        if (access(probe, R_OK) != 0) continue;
+        snprintf(probe, sizeof probe, "%s/%s", self, places[i]);
+        return realpath(probe, home) != NULL;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    char home[PATH_MAX], script[PATH_MAX + 16];
+    if (!find_home(home)) {
+        fprintf(stderr, "moonloom: cannot find its folders lua/ and repl/; set MOONLOOM_HOME\n");
+        return 1;
+    }
+    lua_State *L = luaL_newstate();
+    if (!L) {
+        fprintf(stderr, "moonloom: out of memory\n");
+        return 1;
+    }
+    luaL_openlibs(L);
+    lua_pushstring(L, home);
+    lua_setglobal(L, "MOONLOOM_HOME");
+    lua_createtable(L, argc, 1);
+    for (int i = 0; i < argc; i++) {
+        lua_pushstring(L, argv[i]);
+        lua_rawseti(L, -2, i);
+    }
+    lua_setglobal(L, "arg");
+    snprintf(script, sizeof script, "%s/repl/main.lua", home);
+    int failed = luaL_loadfile(L, script) || lua_pcall(L, 0, 1, 0);
+    if (failed) fprintf(stderr, "moonloom: %s\n", lua_tostring(L, -1));
+    int status = failed ? 1 : (int)lua_tointeger(L, -1);
+    lua_close(L);
+    return status;
+}
