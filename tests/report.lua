@@ -1,5 +1,5 @@
 -- A busted output handler: a line per test file, every failure in full, and the closing line that CI reads.
-return function(options)
+return function()
     local busted = require "busted"
     local handler = require "busted.outputHandlers.base"()
 
@@ -43,6 +43,5 @@ return function(options)
         say(("%d passed, %d failed, %d skipped"):format(handler.successesCount, failed, #handler.pendings))
         return nil, true
     end)
-    handler:subscribe(options)
     return handler
 end
