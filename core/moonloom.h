@@ -122,7 +122,8 @@ enum { ML_META_INT = 0, ML_META_FLOAT = 1, ML_META_BOOL = 2, ML_META_STRING = 3,
 
 typedef struct ml_tensor_info {
     const char *name; /* owned by the weights */
-    int dtype;        /* ML_F32 ... */
+    const char *type; /* name of the dtype; known too for ggml's types that moonloom cannot compute with */
+    int dtype;        /* ML_F32 ...; ml_dtype_block() is 0 for those others */
     int ndim;         /* 1..4 */
     int64_t shape[4]; /* outermost first; unused ones are 1 */
     int64_t bytes;    /* size of the data */

@@ -1,0 +1,116 @@
+/* The view itself: names, tensors and metadata, whoever filled them in. */
+#include "load/weights.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "load/store.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Refuses what is surely not a model file by saying what it is. */
+static int check_format(const char *path, const ml_mapping *file) {
+    const uint8_t *data = file->data;
+    uint64_t header;
+    if (file->size >= 4 && memcmp(data, "GGUF", 4) == 0) return ML_OK;
+    if (file->size > 8 && data[8] == '{') {
+        memcpy(&header, data, 8);
+        if (header <= file->size - 8) {
+            return ml_error(ML_E_UNSUPPORTED, "%s is a safetensors file; open the model's GGUF file instead", path);
+        }
+    }
+    if (file->size >= 20 && memcmp(data, "version https://git-", 20) == 0) {
+        return ml_error(ML_E_FORMAT, "%s is a Git LFS pointer, not the file itself; run `git lfs pull`", path);
+    }
+    return ml_error(ML_E_FORMAT, "%s is not a GGUF file: it does not begin with the bytes \"GGUF\"", path);
+}
+
+int ml_weights_map(ml_weights *weights, const char *path) {
+    int status =
+        ml_grow((void **)&weights->files, &weights->file_capacity, weights->file_count + 1, sizeof *weights->files);
+    if (status) return status;
+    ml_mapping *file = &weights->files[weights->file_count];
+    status = ml_mapping_open(path, file);
+    if (status) return status;
+    weights->file_count++;
+    return check_format(path, file);
+}
+
+void ml_weights_clear(ml_weights *weights) {
+    for (size_t i = 0; i < weights->file_count; i++) ml_mapping_close(&weights->files[i]);
+    weights->file_count = 0;
+    ml_metadata_clear(&weights->metadata);
+    ml_names_clear(&weights->names);
+    free(weights->entries);
+    weights->entries = NULL;
+    weights->entry_capacity = 0;
+}
+
+int ml_weights_open(const char *path, ml_weights **out) {
+    if (!path || !out) return ml_error(ML_E_ARGUMENT, "ml_weights_open: a path and a place for the result are needed");
+    ml_weights *weights = ml_calloc(1, sizeof *weights);
+    if (!weights) return ML_E_MEMORY;
+    atomic_init(&weights->references, 1);
+    weights->path = strdup(path);
+    int status = weights->path ? ML_OK : ml_error(ML_E_MEMORY, "out of memory: opening %s", path);
+    double began = ml_time_now();
+    if (!status) status = ml_weights_map(weights, path);
+    weights->timings[0] = ml_time_now() - began;
+    if (!status) status = ml_gguf_load(weights);
+    if (status) {
+        ml_weights_free(weights);
+        return status;
+    }
+    *out = weights;
+    return ML_OK;
+}
+
+void ml_weights_retain(ml_weights *weights) {
+    atomic_fetch_add_explicit(&weights->references, 1, memory_order_relaxed);
+}
+
+void ml_weights_free(ml_weights *weights) {
+    if (!weights || atomic_fetch_sub_explicit(&weights->references, 1, memory_order_acq_rel) != 1) return;
+    ml_weights_clear(weights);
+    free(weights->files);
+    free(weights->path);
+    free(weights);
+}
+
+const char *ml_weights_path(const ml_weights *weights) {
+    return weights->path;
+}
+
+const uint8_t *ml_weights_data(const ml_weights *weights, int64_t index) {
+    return weights->entries[index].data;
+}
+
+void ml_weights_timings(const ml_weights *weights, double out[3]) {
+    memcpy(out, weights->timings, sizeof weights->timings);
+}
+
+int64_t ml_weights_bytes(const ml_weights *weights) {
+    int64_t bytes = 0;
+    for (size_t i = 0; i < weights->file_count; i++) bytes += (int64_t)weights->files[i].size;
+    return bytes;
+}
+
+int64_t ml_weights_count(const ml_weights *weights) {
+    return (int64_t)weights->names.count;
+}
+
+int ml_weights_info(const ml_weights *weights, int64_t index, ml_tensor_info *out) {
+    if (index < 0 || index >= ml_weights_count(weights)) {
+        return ml_error(ML_E_ARGUMENT, "%s has tensors 0 to %lld, not %lld", weights->path,
+                        (long long)ml_weights_count(weights) - 1, (long long)index);
+    }
+    *out = weights->entries[index].info;
+    return ML_OK;
+}
+
+int ml_weights_find(const ml_weights *weights, const char *name, int64_t *index) {
+    int64_t found = ml_names_find(&weights->names, name);
+    if (found < 0) return ml_error(ML_E_NOT_FOUND, "%s has no tensor %.200s", weights->path, name);
+    *index = found;
+    return ML_OK;
+}
