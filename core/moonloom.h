@@ -212,6 +212,25 @@ int ml_decoder_flush(ml_decoder *decoder, const char **bytes, int64_t *count);
 typedef struct ml_tensor ml_tensor;
 
 /* tensor:begin (section of core/tensor) */
+
+/* Tensors have 1 to 4 dimensions, numbered from 0, and any dtype. A view shares the memory of what it was made from and
+ * keeps it alive; writing through one is seen by all. Block dtypes (q8_0, mxfp4, ...) can be read, viewed by whole rows
+ * and converted, not written in place. */
+
+void ml_tensor_free(ml_tensor *tensor);
+int ml_tensor_dtype(const ml_tensor *tensor);
+/* Number of dimensions. */
+int ml_tensor_ndim(const ml_tensor *tensor);
+/* Elements along dimension `dim`; 1 for a dimension that is not there. */
+int64_t ml_tensor_shape(const ml_tensor *tensor, int dim);
+/* Bytes from one index of `dim` to the next; 0 inside rows of a block dtype. */
+int64_t ml_tensor_stride(const ml_tensor *tensor, int dim);
+/* The first element, as it is stored. Owned by the tensor. */
+void *ml_tensor_data(ml_tensor *tensor);
+/* 1 if the elements lie packed in row-major order. */
+int ml_tensor_contiguous(const ml_tensor *tensor);
+/* 1 if elements may be set: not for views into a mapped file, nor for block dtypes. */
+int ml_tensor_writable(const ml_tensor *tensor);
 /* tensor:end */
 
 /* ---- model ------------------------------------------------------------------------------------ */

@@ -49,6 +49,10 @@ typedef struct ml_kernels {
 
 /* The table in use. Never NULL. */
 const ml_kernels *ml_kernels_get(void);
+/* ML_E_UNSUPPORTED, with the sentence, if MOONLOOM_ISA asks for what this CPU or build has not: the first call that
+ * can fail and will compute (ml_model_create, tensor products) asks here, so that nothing runs on another set than the
+ * user named. */
+int ml_kernels_ready(void);
 
 /* One per instruction set. scalar fills every entry; the others start from it and replace what they do better. */
 void ml_kernels_scalar(ml_kernels *table);

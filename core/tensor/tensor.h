@@ -6,6 +6,13 @@
 
 enum { ML_TENSOR_MAX_DIMS = 4 };
 
+/* What keeps the memory of a tensor and of its views alive. */
+typedef struct ml_storage {
+    int64_t references;
+    void *owner;
+    void (*release)(void *owner); /* called with `owner` when the last tensor goes; NULL if nothing is to be done */
+} ml_storage;
+
 struct ml_tensor {
     int dtype;
     int ndim;
@@ -13,13 +20,18 @@ struct ml_tensor {
     int64_t stride[ML_TENSOR_MAX_DIMS]; /* bytes from one index to the next; the innermost is packed for block types */
     uint8_t *data;                      /* first element */
     int writable;                       /* 0 for views into a mapped file */
-    void *owner;                        /* kept alive while the tensor lives; NULL if nothing is */
-    void (*release)(void *owner);       /* called with `owner` by ml_tensor_free() */
+    struct ml_storage *storage;         /* keeps the memory alive; shared with the views of this tensor */
 };
 
-/* A tensor that shows foreign memory, packed row-major. `release(owner)` is called when it is freed (and at once
- * on failure). */
+/* A tensor that shows foreign memory, packed row-major. `release(owner)` is called when it and all its views are freed
+ * (and at once on failure); NULL if there is nothing to release. */
 int ml_tensor_wrap(void *data, int dtype, int ndim, const int64_t *shape, int writable, void *owner,
                    void (*release)(void *), ml_tensor **out);
+
+/* Number of elements. */
+int64_t ml_tensor_elements(const ml_tensor *tensor);
+/* "{2, 3} f32", for error sentences, in a buffer of ML_TENSOR_TEXT bytes; returns it. */
+enum { ML_TENSOR_TEXT = 128 };
+const char *ml_tensor_text(const ml_tensor *tensor, char *buffer);
 
 #endif

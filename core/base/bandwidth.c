@@ -1,0 +1,50 @@
+/* The yardstick: how fast this machine reads memory, measured when asked. */
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RUN = 4 << 20, RUNS = 128 }; /* a buffer of 512 MiB, read in runs of 4 MiB */
+
+typedef struct stream {
+    uint8_t *area;
+    atomic_ullong sum; /* kept, so that reading cannot be left out */
+} stream;
+
+static void touch(void *arg, int64_t begin, int64_t end, int thread) {
+    const stream *s = arg;
+    memset(s->area + begin * RUN, thread + 1, (size_t)(end - begin) * RUN);
+}
+
+static void read_runs(void *arg, int64_t begin, int64_t end, int thread) {
+    stream *s = arg;
+    (void)thread;
+    atomic_fetch_add(&s->sum, ml_kernels_get()->read_stream(s->area + begin * RUN, (end - begin) * RUN));
+}
+
+int ml_machine_bandwidth(double milliseconds, double *bytes_per_second) {
+    if (!(milliseconds > 0) || !bytes_per_second) {
+        return ml_error(ML_E_ARGUMENT, "measuring the bandwidth needs a time above 0 ms");
+    }
+    int status = ml_kernels_ready();
+    if (status != ML_OK) return status;
+    stream s = {.area = ml_alloc_aligned(RUNS, RUN)};
+    if (!s.area) return ML_E_MEMORY;
+    ml_memory_huge(s.area, (size_t)RUNS * RUN);
+    ml_parallel(RUNS, 1, touch, &s);
+    double best = 0, start = ml_time_now(), now = start;
+    do {
+        double before = now;
+        ml_parallel(RUNS, 1, read_runs, &s);
+        now = ml_time_now();
+        double rate = (double)RUNS * RUN / (now - before) * 1e3;
+        best = rate > best ? rate : best;
+    } while (now - start < milliseconds && !ml_interrupt_pending());
+    free(s.area);
+    *bytes_per_second = best;
+    return ML_OK;
+}

@@ -1,0 +1,78 @@
+#include "kernels/kernels.h"
+
+#include "base/cpu.h"
+#include "base/error.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The instruction sets of this build, the plainest first. */
+static struct {
+    const char *name;
+    void (*fill)(ml_kernels *table);
+    int promised; /* by cpuid; only then is `table` filled and used */
+    ml_kernels table;
+} sets[] = {
+    {.name = "scalar", .fill = ml_kernels_scalar},
+};
+enum { SETS = sizeof sets / sizeof sets[0] };
+
+static const ml_kernels *current = &sets[0].table;
+static char refused[64]; /* what MOONLOOM_ISA asked for in vain; empty if nothing */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* Makes the set of that name current; "auto" is the best one that is promised. */
+static int choose(const char *name) {
+    int automatic = strcmp(name, "auto") == 0, known = automatic;
+    for (int i = SETS - 1; i >= 0; i--) {
+        int named = strcmp(name, sets[i].name) == 0;
+        known |= named;
+        if (!sets[i].promised || !(automatic || named)) continue;
+        current = &sets[i].table;
+        return ML_OK;
+    }
+    if (known) {
+        return ml_error(ML_E_UNSUPPORTED, "this CPU (%s) has no %s: choose scalar or auto", ml_cpu_name(), name);
+    }
+    return ml_error(ML_E_ARGUMENT, "'%.32s' is no instruction set of this build: choose scalar, avx2, avx512 or auto",
+                    name);
+}
+
+static void start(void) {
+    for (int i = 0; i < SETS; i++) {
+        sets[i].promised = 1;
+#if defined(__x86_64__)
+        if (strcmp(sets[i].name, "avx2") == 0) sets[i].promised = ml_cpu_get()->avx2;
+        if (strcmp(sets[i].name, "avx512") == 0) sets[i].promised = ml_cpu_get()->avx512;
+#endif
+        if (sets[i].promised) sets[i].fill(&sets[i].table);
+    }
+    const char *wish = getenv("MOONLOOM_ISA");
+    if (!wish || !*wish) wish = "auto";
+    if (choose(wish) != ML_OK) strncpy(refused, wish, sizeof refused - 1); /* and the scalar set stays */
+}
+
+const ml_kernels *ml_kernels_get(void) {
+    pthread_once(&once, start);
+    return current;
+}
+
+int ml_kernels_ready(void) {
+    pthread_once(&once, start);
+    if (!refused[0]) return ML_OK;
+    return ml_error(ML_E_UNSUPPORTED,
+                    "MOONLOOM_ISA=%s cannot run on this CPU (%s) with this build: unset it, or choose what it has",
+                    refused, ml_cpu_name());
+}
+
+const char *ml_isa_name(void) {
+    return ml_kernels_get()->isa;
+}
+
+int ml_isa_set(const char *name) {
+    pthread_once(&once, start);
+    int status = name ? choose(name) : ml_error(ML_E_ARGUMENT, "ml_isa_set needs a name");
+    if (status == ML_OK) refused[0] = 0;
+    return status;
+}
