@@ -1,0 +1,148 @@
+#include "text/vocab.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "load/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char TOKENS[] = "tokenizer.ggml.tokens";
+static const char TYPES[] = "tokenizer.ggml.token_type";
+
+/* Multiply and fold, eight bytes at a time. */
+static uint64_t hash_bytes(const uint8_t *text, size_t bytes, uint64_t seed) {
+    const uint64_t factor = 0x9e3779b97f4a7c15u;
+    uint64_t hash = seed ^ (bytes * factor), word;
+    while (bytes >= sizeof word) {
+        memcpy(&word, text, sizeof word);
+        hash = (hash ^ word) * factor;
+        hash ^= hash >> 29;
+        text += sizeof word;
+        bytes -= sizeof word;
+    }
+    word = 0;
+    memcpy(&word, text, bytes);
+    hash = (hash ^ word) * factor;
+    return hash ^ (hash >> 32);
+}
+
+static int is_plain(uint8_t type) {
+    return type == ML_TOKEN_NORMAL || type == ML_TOKEN_USER || type == ML_TOKEN_UNUSED;
+}
+
+int32_t ml_vocab_find(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
+    if (bytes > vocab->longest) return -1;
+    for (size_t at = hash_bytes(text, bytes, vocab->seed) & vocab->mask;; at = (at + 1) & vocab->mask) {
+        int32_t id = vocab->slots[at];
+        if (id < 0) return -1;
+        if (ml_vocab_length(vocab, id) == bytes && memcmp(ml_vocab_bytes(vocab, id), text, bytes) == 0) return id;
+    }
+}
+
+int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
+    int32_t id = ml_vocab_find(vocab, text, bytes);
+    return id >= 0 && is_plain(vocab->type[id]) ? id : -1;
+}
+
+static void insert(ml_vocab *vocab, int32_t id) {
+    const uint8_t *text = ml_vocab_bytes(vocab, id);
+    size_t bytes = ml_vocab_length(vocab, id);
+    size_t at = hash_bytes(text, bytes, vocab->seed) & vocab->mask;
+    for (int32_t other; (other = vocab->slots[at]) >= 0; at = (at + 1) & vocab->mask) {
+        if (ml_vocab_length(vocab, other) != bytes || memcmp(ml_vocab_bytes(vocab, other), text, bytes) != 0) continue;
+        if (is_plain(vocab->type[other]) || !is_plain(vocab->type[id])) return;
+        break;
+    }
+    vocab->slots[at] = id;
+}
+
+/* Number of items of the array `key` of `item` kinds; ML_E_FORMAT if it is something else. */
+static int array_count(ml_weights *weights, const char *key, int wanted, const char *wanted_name, int64_t *count) {
+    int kind, item;
+    int status = ml_meta_kind(weights, key, &kind, &item, count);
+    if (status != ML_OK) return status;
+    if (kind != ML_META_ARRAY || item != wanted)
+        return ml_error(ML_E_FORMAT, "%s: %s is no array of %s", ml_weights_path(weights), key, wanted_name);
+    return ML_OK;
+}
+
+static int load_types(ml_vocab *vocab, ml_weights *weights) {
+    int64_t count;
+    memset(vocab->type, ML_TOKEN_NORMAL, (size_t)vocab->count);
+    int status = array_count(weights, TYPES, ML_META_INT, "integers", &count);
+    if (status == ML_E_NOT_FOUND) return ML_OK;
+    if (status != ML_OK) return status;
+    if (count != vocab->count)
+        return ml_error(ML_E_FORMAT, "%s: %s has %lld items for %d tokens", ml_weights_path(weights), TYPES,
+                        (long long)count, vocab->count);
+    for (int32_t id = 0; id < vocab->count; id++) {
+        int64_t type;
+        status = ml_meta_int(weights, TYPES, id, &type);
+        if (status != ML_OK) return status;
+        if (type < ML_TOKEN_NORMAL || type > ML_TOKEN_BYTE)
+            return ml_error(ML_E_FORMAT, "%s: %s of token %d is %lld, which is no token type (1..6)",
+                            ml_weights_path(weights), TYPES, id, (long long)type);
+        vocab->type[id] = (uint8_t)type;
+    }
+    return ML_OK;
+}
+
+/* Copies the bytes of all tokens, as `spelling` understands them. */
+static int load_bytes(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling) {
+    size_t used = 0, capacity = 0;
+    for (int32_t id = 0; id < vocab->count; id++) {
+        const char *text;
+        int64_t bytes;
+        int status = ml_meta_string(weights, TOKENS, id, &text, &bytes);
+        if (status != ML_OK) return status;
+        if (bytes > INT32_MAX) return ml_error(ML_E_FORMAT, "%s: token %d is too long", ml_weights_path(weights), id);
+        status = ml_grow((void **)&vocab->bytes, &capacity, used + (size_t)bytes + 1, 1);
+        if (status != ML_OK) return status;
+        vocab->start[id] = used;
+        size_t length = spelling((const uint8_t *)text, (size_t)bytes, &vocab->type[id], vocab->bytes + used);
+        if (length > vocab->longest) vocab->longest = length;
+        used += length;
+    }
+    vocab->start[vocab->count] = used;
+    return ML_OK;
+}
+
+static int build_table(ml_vocab *vocab) {
+    size_t slots = 1024;
+    while (slots < (size_t)vocab->count * 2) slots *= 2;
+    vocab->slots = ml_alloc_aligned(slots, sizeof *vocab->slots);
+    if (!vocab->slots) return ML_E_MEMORY;
+    memset(vocab->slots, 0xff, slots * sizeof *vocab->slots);
+    vocab->mask = slots - 1;
+    vocab->seed = (uint64_t)(uintptr_t)vocab->slots * 0xd6e8feb86659fd93u;
+    for (int32_t id = 0; id < vocab->count; id++)
+        if (ml_vocab_length(vocab, id) > 0) insert(vocab, id);
+    return ML_OK;
+}
+
+int ml_vocab_load(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling) {
+    int64_t count;
+    int status = array_count(weights, TOKENS, ML_META_STRING, "strings", &count);
+    if (status == ML_E_NOT_FOUND)
+        return ml_error(status, "%s: there is no vocabulary (%s is missing)", ml_weights_path(weights), TOKENS);
+    if (status != ML_OK) return status;
+    if (count < 1 || count > INT32_MAX / 4)
+        return ml_error(ML_E_FORMAT, "%s: a vocabulary of %lld tokens", ml_weights_path(weights), (long long)count);
+    vocab->count = (int32_t)count;
+    vocab->start = ml_calloc((size_t)count + 1, sizeof *vocab->start);
+    vocab->type = ml_calloc((size_t)count, 1);
+    if (!vocab->start || !vocab->type) return ML_E_MEMORY;
+    memset(vocab->byte_id, 0xff, sizeof vocab->byte_id);
+    status = load_types(vocab, weights);
+    if (status == ML_OK) status = load_bytes(vocab, weights, spelling);
+    if (status == ML_OK) status = build_table(vocab);
+    return status;
+}
+
+void ml_vocab_release(ml_vocab *vocab) {
+    free(vocab->bytes);
+    free(vocab->start);
+    free(vocab->type);
+    free(vocab->slots);
+}

@@ -1,0 +1,60 @@
+/* The vocabulary: every token's bytes in one block, and a hash table from bytes to id. */
+#ifndef ML_TEXT_VOCAB_H
+#define ML_TEXT_VOCAB_H
+
+#include "moonloom.h"
+
+#include <stddef.h>
+
+/* tokenizer.ggml.token_type of GGUF. */
+enum {
+    ML_TOKEN_NORMAL = 1,
+    ML_TOKEN_UNKNOWN = 2,
+    ML_TOKEN_CONTROL = 3,
+    ML_TOKEN_USER = 4,
+    ML_TOKEN_UNUSED = 5,
+    ML_TOKEN_BYTE = 6
+};
+
+typedef struct ml_vocab {
+    int32_t count;
+    uint8_t *bytes;       /* what the tokens stand for, one after the other */
+    size_t *start;        /* count + 1 offsets into `bytes` */
+    uint8_t *type;        /* ML_TOKEN_..., one a token */
+    int32_t *slots;       /* hash table with open addressing: id, or -1 */
+    size_t mask;          /* slots - 1 */
+    uint64_t seed;        /* of the hash, so that no file can be built to collide */
+    size_t longest;       /* bytes of the longest token */
+    int32_t byte_id[256]; /* the token that stands for a single byte, or -1 */
+} ml_vocab;
+
+/* Turns the text of a token of `type`, as the file spells it, into the bytes it stands for (at most as many).
+ * Returns how many. `type` may be changed. */
+typedef size_t (*ml_spelling)(const uint8_t *text, size_t bytes, uint8_t *type, uint8_t *out);
+
+/* Reads tokenizer.ggml.tokens and token_type. Two tokens may stand for the same bytes: the one that plain text can
+ * become is found, then the lower id. */
+int ml_vocab_load(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling);
+void ml_vocab_release(ml_vocab *vocab);
+
+/* The token that stands for exactly these bytes, of any type, or -1. */
+int32_t ml_vocab_find(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
+/* The same, only tokens that plain text can become (not control, unknown or byte tokens). */
+int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
+
+static inline int ml_vocab_has(const ml_vocab *vocab, int64_t id) {
+    return id >= 0 && id < vocab->count;
+}
+static inline const uint8_t *ml_vocab_bytes(const ml_vocab *vocab, int32_t id) {
+    return vocab->bytes + vocab->start[id];
+}
+static inline size_t ml_vocab_length(const ml_vocab *vocab, int32_t id) {
+    return vocab->start[id + 1] - vocab->start[id];
+}
+/* Tokens that stand apart from plain text: their name in a text becomes them before anything else is looked at. */
+static inline int ml_vocab_is_apart(const ml_vocab *vocab, int32_t id) {
+    uint8_t type = vocab->type[id];
+    return type == ML_TOKEN_CONTROL || type == ML_TOKEN_UNKNOWN || type == ML_TOKEN_USER;
+}
+
+#endif

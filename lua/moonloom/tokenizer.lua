@@ -1,0 +1,138 @@
+--- The tokenizer of a model file: text to token ids and back.
+-- Ids are the model's own (from 0), in ordinary Lua arrays (from 1).
+local ml = require "moonloom.ffi"
+local ffi = require "ffi"
+
+local C, check = ml.C, ml.check
+
+local Tokenizer = {}
+Tokenizer.__index = Tokenizer
+local Decoder = {}
+Decoder.__index = Decoder
+
+local M = {}
+
+local count = ffi.new("int64_t[1]")
+local bytes = ffi.new("const char *[1]")
+local number = ffi.new("int32_t[1]")
+
+local function closed()
+    error("this tokenizer is closed", 3)
+end
+
+local function handle(self)
+    return self._handle or closed()
+end
+
+--- The tokenizer that the metadata of `weights` (an ml_weights pointer) describe.
+function M.create(weights)
+    local out = ffi.new("ml_tokenizer *[1]")
+    check(C.ml_tokenizer_create(weights, out))
+    return setmetatable({ _handle = ffi.gc(out[0], C.ml_tokenizer_free) }, Tokenizer)
+end
+
+--- The tokenizer of the model file at `path`; the rest of the file is not looked at.
+function M.open(path)
+    local out = ffi.new("ml_weights *[1]")
+    check(C.ml_weights_open(path, out))
+    local weights = ffi.gc(out[0], C.ml_weights_free)
+    local tokenizer = M.create(weights)
+    C.ml_weights_free(ffi.gc(weights, nil))
+    return tokenizer
+end
+
+--- tokenizer:encode(text, {special = true, bos = false}) -> array of ids.
+-- special: names such as <|start|> in the text become special tokens (default true).
+-- bos: put the begin-of-text token first where the file asks for it (default false).
+function Tokenizer:encode(text, options)
+    local flags = 0
+    if not options or options.special ~= false then flags = flags + C.ML_TOKENIZE_SPECIAL end
+    if options and options.bos then flags = flags + C.ML_TOKENIZE_BOS end
+    local capacity = math.floor(#text / 3) + 32
+    while true do
+        local ids = ffi.new("int32_t[?]", capacity)
+        check(C.ml_tokenizer_encode(handle(self), text, #text, flags, ids, capacity, count))
+        local needed = tonumber(count[0])
+        if needed <= capacity then
+            local result = {}
+            for i = 1, needed do result[i] = ids[i - 1] end
+            return result
+        end
+        capacity = needed
+    end
+end
+
+--- tokenizer:decode(ids) -> string: the exact inverse of encode. Special tokens give their names.
+function Tokenizer:decode(ids)
+    local n = #ids
+    local array = ffi.new("int32_t[?]", math.max(n, 1))
+    for i = 1, n do array[i - 1] = ids[i] end
+    check(C.ml_tokenizer_decode(handle(self), array, n, nil, 0, count))
+    local needed = tonumber(count[0])
+    local text = ffi.new("char[?]", math.max(needed, 1))
+    check(C.ml_tokenizer_decode(handle(self), array, n, text, needed, count))
+    return ffi.string(text, needed)
+end
+
+--- tokenizer:piece(id) -> the bytes that one token stands for (perhaps part of a character).
+function Tokenizer:piece(id)
+    check(C.ml_tokenizer_piece(handle(self), id, bytes, count))
+    return ffi.string(bytes[0], count[0])
+end
+
+--- tokenizer:is_special(id) -> true for control tokens such as <|start|>.
+function Tokenizer:is_special(id)
+    return C.ml_tokenizer_is_special(handle(self), id) == 1
+end
+
+--- tokenizer:is_end(id) -> true if a generation is over at this token.
+function Tokenizer:is_end(id)
+    return C.ml_tokenizer_is_end(handle(self), id) == 1
+end
+
+--- tokenizer:find(text) -> id of the token that is exactly `text`, or nil.
+function Tokenizer:find(text)
+    local status = C.ml_tokenizer_find(handle(self), text, number)
+    if status == C.ML_E_NOT_FOUND then return nil end
+    check(status)
+    return number[0]
+end
+
+--- tokenizer:size() -> number of tokens in the vocabulary.
+function Tokenizer:size()
+    return tonumber(C.ml_tokenizer_size(handle(self)))
+end
+
+--- Frees the tokenizer now instead of when it is collected.
+function Tokenizer:close()
+    if self._handle then C.ml_tokenizer_free(ffi.gc(self._handle, nil)) end
+    self._handle = nil
+end
+
+--- tokenizer:decoder() -> a streaming decoder, which gives out whole characters only.
+-- It starts where a text starts. To go on in the middle of one, push the ids before (the last few will do) and drop
+-- what comes out: a character or the space in front of a word may hang on them.
+function Tokenizer:decoder()
+    local out = ffi.new("ml_decoder *[1]")
+    check(C.ml_decoder_create(handle(self), out))
+    return setmetatable({ _handle = ffi.gc(out[0], C.ml_decoder_free), _tokenizer = self }, Decoder)
+end
+
+local function decoder_handle(self)
+    handle(self._tokenizer)
+    return self._handle
+end
+
+--- decoder:push(id) -> what is complete now, perhaps "".
+function Decoder:push(id)
+    check(C.ml_decoder_push(decoder_handle(self), id, bytes, count))
+    return ffi.string(bytes[0], count[0])
+end
+
+--- decoder:flush() -> what is left; the decoder starts anew.
+function Decoder:flush()
+    check(C.ml_decoder_flush(decoder_handle(self), bytes, count))
+    return ffi.string(bytes[0], count[0])
+end
+
+return M
