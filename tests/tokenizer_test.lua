@@ -2,7 +2,8 @@
 local cjson = require "cjson"
 local tokenizer = require "moonloom.tokenizer"
 
-local shared = MOONLOOM_HOME .. "/../shared"
+local home = require("moonloom.ffi").home
+local shared = home .. "/../shared"
 
 local function read(path)
     local file = io.open(path, "rb")
@@ -13,7 +14,7 @@ local function read(path)
 end
 
 describe("tokenizer of tiny-gpt-oss", function()
-    local tiny = tokenizer.open(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf")
+    local tiny = tokenizer.open(home .. "/data/tiny-gpt-oss.gguf")
 
     it("gives the golden ids, with and without special tokens", function()
         local text = read(shared .. "/golden/tokenizer.json")
