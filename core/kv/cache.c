@@ -1,0 +1,261 @@
+#include "kv/cache.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
+    if (dtype != ML_BF16 && dtype != ML_F32) {
+        return ml_error(ML_E_ARGUMENT, "a cache stores bf16 or f32, not dtype %d", dtype);
+    }
+    ml_cache *cache = ml_calloc(1, sizeof *cache);
+    if (!cache) return ML_E_MEMORY;
+    static atomic_ullong serial;
+    cache->serial = atomic_fetch_add(&serial, 1) + 1;
+    cache->model = model;
+    cache->dtype = dtype;
+    cache->layers = model->config.layers;
+    cache->kv_heads = model->config.kv_heads;
+    cache->head_dim = model->config.head_dim;
+    cache->vector_bytes = (int64_t)cache->head_dim * ml_dtype_bytes(dtype);
+    cache->page_bytes = cache->vector_bytes * ML_PAGE_TOKENS * cache->kv_heads * 2;
+    ml_model_retain(model);
+    *out = cache;
+    return ML_OK;
+}
+
+void ml_cache_free(ml_cache *cache) {
+    if (!cache) return;
+    for (size_t i = 0; i < cache->count; i++) ml_sequence_free(cache, (int32_t)i);
+    while (cache->free_pages) {
+        ml_page *page = cache->free_pages;
+        cache->free_pages = page->next;
+        free(page->data);
+        free(page);
+    }
+    free(cache->sequences);
+    ml_model_free(cache->model);
+    free(cache);
+}
+
+int64_t ml_cache_bytes(const ml_cache *cache) {
+    return cache->pages_used * cache->page_bytes;
+}
+
+/* ---- pages ---- */
+
+static ml_page *page_take(ml_cache *cache) {
+    ml_page *page = cache->free_pages;
+    if (page) {
+        cache->free_pages = page->next;
+    } else {
+        page = ml_calloc(1, sizeof *page);
+        if (!page) return NULL;
+        page->data = ml_alloc_aligned(1, (size_t)cache->page_bytes);
+        if (!page->data) {
+            free(page);
+            return NULL;
+        }
+    }
+    page->next = NULL;
+    page->references = 1;
+    cache->pages_used++;
+    return page;
+}
+
+static void page_release(ml_cache *cache, ml_page *page) {
+    if (--page->references > 0) return;
+    page->next = cache->free_pages;
+    cache->free_pages = page;
+    cache->pages_used--;
+}
+
+static size_t pages_for(int64_t tokens) {
+    return (size_t)((tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS);
+}
+
+/* Drops the pages that none of the first `tokens` tokens needs. */
+static void trim(ml_cache *cache, ml_sequence *sequence, int64_t tokens) {
+    const size_t keep = pages_for(tokens), layers = (size_t)cache->layers;
+    for (size_t i = keep * layers; i < sequence->page_count * layers; i++) page_release(cache, sequence->pages[i]);
+    if (keep < sequence->page_count) sequence->page_count = keep;
+}
+
+/* ---- sequences ---- */
+
+ml_sequence *ml_cache_sequence(const ml_cache *cache, int32_t number) {
+    if (number < 0 || (size_t)number >= cache->count || !cache->sequences[number].used) {
+        ml_error(ML_E_ARGUMENT, "the cache has no sequence %d", number);
+        return NULL;
+    }
+    return &cache->sequences[number];
+}
+
+int ml_sequence_create(ml_cache *cache, int32_t *sequence) {
+    size_t number = 0;
+    while (number < cache->count && cache->sequences[number].used) number++;
+    if (number == cache->count) {
+        void *block = cache->sequences;
+        int status = ml_grow(&block, &cache->capacity, number + 1, sizeof *cache->sequences);
+        cache->sequences = block;
+        if (status != ML_OK) return status;
+        cache->count++;
+    }
+    cache->sequences[number] = (ml_sequence){.used = 1};
+    *sequence = (int32_t)number;
+    return ML_OK;
+}
+
+/* The sequence of that number if `position` lies in it, else NULL; `verb` is for the sentence. */
+static ml_sequence *sequence_at(const ml_cache *cache, int32_t number, int64_t position, const char *verb) {
+    ml_sequence *sequence = ml_cache_sequence(cache, number);
+    if (sequence && (position < 0 || position > sequence->length)) {
+        ml_error(ML_E_ARGUMENT, "cannot %s sequence %d at position %lld: it has %lld tokens", verb, number,
+                 (long long)position, (long long)sequence->length);
+        return NULL;
+    }
+    return sequence;
+}
+
+int ml_sequence_fork(ml_cache *cache, int32_t sequence, int64_t position, int32_t *out) {
+    if (!sequence_at(cache, sequence, position, "fork")) return ML_E_ARGUMENT;
+    int32_t number;
+    int status = ml_sequence_create(cache, &number);
+    if (status != ML_OK) return status;
+    const ml_sequence *from = &cache->sequences[sequence];
+    ml_sequence *to = &cache->sequences[number];
+    const size_t pointers = pages_for(position) * (size_t)cache->layers;
+    void *block = NULL;
+    status = ml_grow(&block, &to->capacity, pointers, sizeof(ml_page *));
+    if (status != ML_OK) {
+        to->used = 0;
+        return status;
+    }
+    to->pages = block;
+    for (size_t i = 0; i < pointers; i++) {
+        to->pages[i] = from->pages[i];
+        to->pages[i]->references++;
+    }
+    to->page_count = pages_for(position);
+    to->length = position;
+    *out = number;
+    return ML_OK;
+}
+
+int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position) {
+    ml_sequence *s = sequence_at(cache, sequence, position, "rewind");
+    if (!s) return ML_E_ARGUMENT;
+    s->length = position;
+    trim(cache, s, position);
+    return ML_OK;
+}
+
+int ml_sequence_free(ml_cache *cache, int32_t sequence) {
+    if (sequence < 0 || (size_t)sequence >= cache->count) {
+        return ml_error(ML_E_ARGUMENT, "the cache has no sequence %d", sequence);
+    }
+    ml_sequence *s = &cache->sequences[sequence];
+    trim(cache, s, 0);
+    free(s->pages);
+    *s = (ml_sequence){0};
+    return ML_OK;
+}
+
+int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence) {
+    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    return s ? s->length : ML_E_ARGUMENT;
+}
+
+/* ---- room, writing, reading ---- */
+
+/* Gives the sequence a page of its own where it shares the one in `slot`. */
+static int unshare(ml_cache *cache, ml_sequence *sequence, size_t slot) {
+    ml_page *shared = sequence->pages[slot];
+    if (shared->references == 1) return ML_OK;
+    ml_page *own = page_take(cache);
+    if (!own) return ML_E_MEMORY;
+    memcpy(own->data, shared->data, (size_t)cache->page_bytes);
+    page_release(cache, shared);
+    sequence->pages[slot] = own;
+    return ML_OK;
+}
+
+/* Appends a page to every layer, or to none. */
+static int append_pages(ml_cache *cache, ml_sequence *sequence) {
+    const size_t layers = (size_t)cache->layers;
+    ml_page **pages = sequence->pages + sequence->page_count * layers;
+    for (size_t l = 0; l < layers; l++) {
+        pages[l] = page_take(cache);
+        if (!pages[l]) {
+            while (l-- > 0) page_release(cache, pages[l]);
+            return ML_E_MEMORY;
+        }
+    }
+    sequence->page_count++;
+    return ML_OK;
+}
+
+/* Zeroes tokens [first, last) of a page, in every head. */
+static void clear_tokens(const ml_cache *cache, ml_page *page, int64_t first, int64_t last) {
+    const int64_t vector = cache->vector_bytes;
+    for (int64_t run = 0; run < (int64_t)cache->kv_heads * 2; run++) {
+        memset(page->data + (run * ML_PAGE_TOKENS + first) * vector, 0, (size_t)((last - first) * vector));
+    }
+}
+
+int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
+    const size_t layers = (size_t)cache->layers;
+    const int64_t begin = sequence->length, end = begin + count;
+    void *block = sequence->pages;
+    int status = ml_grow(&block, &sequence->capacity, pages_for(end) * layers, sizeof(ml_page *));
+    sequence->pages = block;
+    for (int64_t token = begin; status == ML_OK && token < end;) {
+        const size_t page = (size_t)(token / ML_PAGE_TOKENS);
+        const int64_t page_begin = (int64_t)page * ML_PAGE_TOKENS;
+        const int64_t last = end - page_begin < ML_PAGE_TOKENS ? end - page_begin : ML_PAGE_TOKENS;
+        if (page == sequence->page_count) status = append_pages(cache, sequence);
+        for (size_t l = 0; status == ML_OK && l < layers; l++) {
+            status = unshare(cache, sequence, page * layers + l);
+            if (status == ML_OK) clear_tokens(cache, sequence->pages[page * layers + l], token - page_begin, last);
+        }
+        token = page_begin + last;
+    }
+    if (status != ML_OK) trim(cache, sequence, begin);
+    return status;
+}
+
+/* Token `position` of run `run` (a head's keys, then a head's values) in its page. */
+static uint8_t *vector_at(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,
+                          int64_t run) {
+    const size_t slot = (size_t)(position / ML_PAGE_TOKENS) * (size_t)cache->layers + (size_t)layer;
+    const int64_t token = run * ML_PAGE_TOKENS + position % ML_PAGE_TOKENS;
+    return sequence->pages[slot]->data + token * cache->vector_bytes;
+}
+
+static void store(const ml_cache *cache, uint8_t *to, const float *from) {
+    if (cache->dtype == ML_F32) {
+        memcpy(to, from, (size_t)cache->vector_bytes);
+    } else {
+        ml_kernels_get()->to_bf16(from, (uint16_t *)(void *)to, cache->head_dim);
+    }
+}
+
+void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,
+                    const float *keys, const float *values) {
+    for (int32_t head = 0; head < cache->kv_heads; head++) {
+        const int64_t offset = (int64_t)head * cache->head_dim;
+        store(cache, vector_at(cache, sequence, layer, position, head), keys + offset);
+        store(cache, vector_at(cache, sequence, layer, position, cache->kv_heads + head), values + offset);
+    }
+}
+
+void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
+                   const void **keys, const void **values) {
+    *keys = vector_at(cache, sequence, layer, position, head);
+    *values = vector_at(cache, sequence, layer, position, cache->kv_heads + head);
+}

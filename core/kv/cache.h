@@ -1,0 +1,54 @@
+/* The KV cache inside core: pages of one layer, shared copy-on-write between sequences. */
+#ifndef ML_KV_CACHE_H
+#define ML_KV_CACHE_H
+
+#include "moonloom.h"
+
+#include <stddef.h>
+
+/* Tokens a page holds; also what the attend kernel takes at once. */
+enum { ML_PAGE_TOKENS = 64 };
+
+/* A run of ML_PAGE_TOKENS tokens of one layer: keys {kv_heads, ML_PAGE_TOKENS, head_dim} of the cache's dtype, then
+ * values likewise, so that one head's keys lie together. */
+typedef struct ml_page {
+    int32_t references;   /* sequences that show this page */
+    struct ml_page *next; /* in the free list */
+    uint8_t *data;        /* page_bytes, 64-byte aligned */
+} ml_page;
+
+typedef struct ml_sequence {
+    int used;
+    int64_t length;    /* tokens committed */
+    ml_page **pages;   /* {page_count, layers}: page i of layer l at i * layers + l */
+    size_t page_count; /* pages a layer; may reach past `length` while a forward pass is under way */
+    size_t capacity;   /* of `pages`, in pointers */
+} ml_sequence;
+
+struct ml_cache {
+    ml_model *model; /* retained */
+    int dtype;
+    int32_t layers, kv_heads, head_dim;
+    int64_t vector_bytes; /* one key or value of one head */
+    int64_t page_bytes;
+    uint64_t serial; /* tells caches apart, also when one takes the address of another */
+    ml_sequence *sequences;
+    size_t count, capacity;
+    ml_page *free_pages;
+    int64_t pages_used;
+};
+
+/* The sequence of that number, or NULL with ml_last_error() set. */
+ml_sequence *ml_cache_sequence(const ml_cache *cache, int32_t number);
+/* Makes room for `count` tokens after the sequence's length: pages that only it shows, zeroed there. ML_E_MEMORY leaves
+ * the sequence as it was. */
+int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count);
+/* Writes keys and values, f32 {kv_heads, head_dim}, of the reserved `position` in `layer`, rounded to the cache's
+ * dtype. */
+void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,
+                    const float *keys, const float *values);
+/* Keys and values of KV head `head` from `position` to the end of its page: {tokens left in the page, head_dim}. */
+void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
+                   const void **keys, const void **values);
+
+#endif
