@@ -20,6 +20,7 @@ typedef struct ml_page {
 typedef struct ml_sequence {
     int used;
     int64_t length;    /* tokens committed */
+    int64_t pending;   /* tokens that the batch being checked adds */
     ml_page **pages;   /* {page_count, layers}: page i of layer l at i * layers + l */
     size_t page_count; /* pages a layer; may reach past `length` while a forward pass is under way */
     size_t capacity;   /* of `pages`, in pointers */

@@ -14,12 +14,12 @@ typedef struct ml_layer {
     ml_matrix attn_q, attn_k, attn_v;                    /* {H h, D}, {G h, D}, {G h, D} */
     ml_matrix attn_output;                               /* {D, H h} */
     const float *q_bias, *k_bias, *v_bias, *output_bias; /* {rows of each}, or NULL */
-    const float *sinks;           /* {H}: a logit in each head's softmax that has no value, or NULL */
-    const float *ffn_norm;        /* {D} */
-    ml_matrix router;             /* {E, D}; unused in a dense model */
-    const float *router_bias;     /* {E} */
-    ml_matrix gate, up, down;     /* of expert 0: {F, D}, {F, D}, {D, F} */
-    int64_t gate_step, down_step; /* bytes from one expert to the next (up's is gate's) */
+    const float *sinks;                           /* {H}: a logit in each head's softmax that has no value, or NULL */
+    const float *ffn_norm;                        /* {D} */
+    ml_matrix router;                             /* {E, D}; unused in a dense model */
+    const float *router_bias;                     /* {E} */
+    ml_matrix gate, up, down;                     /* of expert 0: {F, D}, {F, D}, {D, F} */
+    int64_t gate_step, up_step, down_step;        /* bytes from one expert to the next */
     const float *gate_bias, *up_bias, *down_bias; /* {E, F}, {E, F}, {E, D}, or NULL */
     int64_t window;                               /* tokens this layer sees; 0 means all */
 } ml_layer;

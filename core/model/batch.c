@@ -1,0 +1,198 @@
+#include "model/batch.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+#include "tensor/tensor.h"
+
+#include <stdlib.h>
+
+/* Gives `count` items of `size` bytes of the arena at a cache line; with a NULL arena only counts. */
+static void *carve(uint8_t *arena, size_t *used, int64_t count, size_t size) {
+    void *area = arena ? arena + *used : NULL;
+    *used += ((size_t)count * size + 63) & ~(size_t)63;
+    return area;
+}
+
+/* Lays out all activations of `capacity` rows and returns their bytes. */
+static size_t lay_out(ml_batch *b, uint8_t *arena) {
+    const ml_config *c = &b->model->config;
+    const int64_t rows = b->capacity, used_experts = c->experts ? c->experts_used : 1, slots = rows * used_experts;
+    const int64_t experts = c->experts ? c->experts : 1;
+    size_t used = 0;
+    b->row = carve(arena, &used, rows, sizeof *b->row);
+    b->cosines = carve(arena, &used, rows * c->rope_dims / 2, sizeof(float));
+    b->sines = carve(arena, &used, rows * c->rope_dims / 2, sizeof(float));
+    b->residual = carve(arena, &used, rows * c->width, sizeof(float));
+    b->normed = carve(arena, &used, rows * c->width, sizeof(float));
+    b->q = carve(arena, &used, rows * c->heads * c->head_dim, sizeof(float));
+    b->attended = carve(arena, &used, rows * c->heads * c->head_dim, sizeof(float));
+    b->k = carve(arena, &used, rows * c->kv_heads * c->head_dim, sizeof(float));
+    b->v = carve(arena, &used, rows * c->kv_heads * c->head_dim, sizeof(float));
+    b->router_logits = carve(arena, &used, rows * experts, sizeof(float));
+    b->expert_ids = carve(arena, &used, slots, sizeof(int32_t));
+    b->expert_weights = carve(arena, &used, slots, sizeof(float));
+    b->slot_row = carve(arena, &used, slots, sizeof(int32_t));
+    b->row_slot = carve(arena, &used, slots, sizeof(int32_t));
+    b->expert_begin = carve(arena, &used, experts + 1, sizeof(int32_t));
+    b->busy_experts = carve(arena, &used, experts, sizeof(int32_t));
+    b->slots = carve(arena, &used, slots * c->width, sizeof(float));
+    b->gate = carve(arena, &used, slots * c->ffn_width, sizeof(float));
+    b->up = carve(arena, &used, slots * c->ffn_width, sizeof(float));
+    return used;
+}
+
+/* Scratch of one thread: a panel of the widest matrix, or the queries and state of one KV head. */
+static size_t scratch_bytes(const ml_config *c) {
+    const int64_t heads_width = (int64_t)c->heads * c->head_dim;
+    int64_t widest = c->width > c->ffn_width ? c->width : c->ffn_width;
+    if (heads_width > widest) widest = heads_width;
+    const size_t panel = ml_linear_scratch(widest);
+    const size_t queries = (size_t)(c->heads / c->kv_heads) * ((size_t)c->head_dim + 2) * sizeof(float);
+    return panel > queries ? panel : queries;
+}
+
+int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out) {
+    if (capacity < 1 || capacity > 4096) {
+        return ml_error(ML_E_ARGUMENT, "a batch holds 1 to 4096 rows, not %lld", (long long)capacity);
+    }
+    int status = ml_scratch_reserve(scratch_bytes(&model->config));
+    if (status != ML_OK) return status;
+    ml_batch *batch = ml_calloc(1, sizeof *batch);
+    if (!batch) return ML_E_MEMORY;
+    atomic_init(&batch->references, 1);
+    ml_model_retain(model);
+    batch->model = model;
+    batch->capacity = capacity;
+    batch->routed_layer = -1;
+    const size_t bytes = lay_out(batch, NULL);
+    batch->arena = ml_alloc_aligned(1, bytes);
+    if (!batch->arena) {
+        ml_batch_free(batch);
+        return ML_E_MEMORY;
+    }
+    ml_memory_huge(batch->arena, bytes);
+    lay_out(batch, batch->arena);
+    *out = batch;
+    return ML_OK;
+}
+
+void ml_batch_free(ml_batch *batch) {
+    if (!batch || atomic_fetch_sub(&batch->references, 1) != 1) return;
+    free(batch->arena);
+    free(batch->logits);
+    ml_model_free(batch->model);
+    free(batch);
+}
+
+void ml_batch_clear(ml_batch *batch) {
+    batch->rows = batch->wanted = 0;
+}
+
+int64_t ml_batch_rows(const ml_batch *batch) {
+    return batch->rows;
+}
+
+int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want_logits) {
+    if (batch->rows == batch->capacity) {
+        return ml_error(ML_E_ARGUMENT, "the batch is full: it holds %lld rows", (long long)batch->capacity);
+    }
+    if (token < 0 || token >= batch->model->config.vocabulary) {
+        return ml_error(ML_E_ARGUMENT, "token %d is outside the vocabulary of %lld", token,
+                        (long long)batch->model->config.vocabulary);
+    }
+    batch->row[batch->rows++] = (ml_row){token, sequence, position, want_logits ? batch->wanted : -1};
+    if (want_logits) batch->wanted++;
+    return ML_OK;
+}
+
+int ml_batch_check(const ml_cache *cache, const ml_batch *batch, int32_t layer) {
+    if (batch->cache_serial != cache->serial) {
+        return ml_error(ML_E_ARGUMENT, "the batch has no forward pass under way on this cache: call ml_forward_embed");
+    }
+    if (batch->active_rows != batch->rows) {
+        return ml_error(ML_E_ARGUMENT, "the batch changed during a forward pass: call ml_forward_embed again");
+    }
+    if (layer < 0 || layer >= batch->model->config.layers) {
+        return ml_error(ML_E_ARGUMENT, "the model has layers 0 to %d, not %d", batch->model->config.layers - 1, layer);
+    }
+    if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
+    return ML_OK;
+}
+
+/* ---- views ---- */
+
+static void release_view(void *owner) {
+    ml_batch_free(owner);
+}
+
+int ml_batch_tensor(ml_batch *b, int view, ml_tensor **out) {
+    const ml_config *c = &b->model->config;
+    int64_t shape[2] = {b->active_rows, 0};
+    int dtype = ML_F32;
+    void *data = NULL;
+    switch (view) {
+    case ML_VIEW_RESIDUAL:
+        data = b->residual;
+        shape[1] = c->width;
+        break;
+    case ML_VIEW_ROUTER_LOGITS:
+        data = b->router_logits;
+        shape[1] = c->experts;
+        break;
+    case ML_VIEW_EXPERT_IDS:
+        data = b->expert_ids;
+        shape[1] = c->experts_used;
+        dtype = ML_I32;
+        break;
+    case ML_VIEW_EXPERT_WEIGHTS:
+        data = b->expert_weights;
+        shape[1] = c->experts_used;
+        break;
+    case ML_VIEW_LOGITS:
+        data = b->logits;
+        shape[0] = b->wanted;
+        shape[1] = c->vocabulary;
+        break;
+    default:
+        return ml_error(ML_E_ARGUMENT, "a batch has no view %d", view);
+    }
+    if (b->active_rows == 0 || shape[0] == 0) {
+        return ml_error(ML_E_ARGUMENT, "the batch has nothing to show: call ml_forward_embed first");
+    }
+    if (shape[1] == 0) return ml_error(ML_E_ARGUMENT, "a dense model has no router and no experts");
+    atomic_fetch_add(&b->references, 1);
+    return ml_tensor_wrap(data, dtype, 2, shape, 1, b, release_view, out);
+}
+
+int ml_batch_logits(ml_batch *batch, int64_t row, const float **out) {
+    if (row < 0 || row >= batch->active_rows || batch->active_rows != batch->rows || batch->row[row].logits < 0) {
+        return ml_error(ML_E_ARGUMENT, "row %lld of the batch has no logits", (long long)row);
+    }
+    *out = batch->logits + batch->row[row].logits * batch->model->config.vocabulary;
+    return ML_OK;
+}
+
+/* ---- norm ---- */
+
+typedef struct norm_work {
+    const ml_batch *batch;
+    const float *weight;
+} norm_work;
+
+static void norm_rows(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    const norm_work *work = arg;
+    const ml_batch *b = work->batch;
+    const int64_t d = b->model->config.width;
+    for (int64_t r = begin; r < end; r++) {
+        ml_kernels_get()->rms_norm(b->residual + r * d, work->weight, b->model->config.norm_epsilon, b->normed + r * d,
+                                   d);
+    }
+}
+
+void ml_batch_norm(ml_batch *batch, const float *weight) {
+    norm_work work = {batch, weight};
+    ml_parallel(batch->active_rows, 4, norm_rows, &work);
+}

@@ -1,0 +1,53 @@
+/* A batch inside core: its rows and the activations of one forward pass. */
+#ifndef ML_MODEL_BATCH_H
+#define ML_MODEL_BATCH_H
+
+#include "kv/cache.h"
+#include "model/model.h"
+
+typedef struct ml_row {
+    int32_t token;
+    int32_t sequence;
+    int64_t position;
+    int64_t logits; /* which row of the logits is its, or -1 */
+} ml_row;
+
+/* R = rows, S = slots: one for each (row, chosen expert), R * experts_used, or R in a dense model. Other letters as in
+ * model.h. All arrays are f32 unless said, row-major, and belong to `arena`. */
+struct ml_batch {
+    atomic_int references; /* the handle and its views */
+    ml_model *model;       /* retained */
+    int64_t capacity, rows, wanted;
+    ml_row *row;
+
+    /* The pass under way, from ml_forward_embed() on. */
+    uint64_t cache_serial; /* 0: none */
+    int64_t active_rows;
+    int32_t routed_layer; /* whose router ran last, or -1 */
+
+    void *arena;
+    float *cosines, *sines; /* {R, rope_dims / 2} */
+    float *residual;        /* {R, D} */
+    float *normed;          /* {R, D} */
+    float *q, *attended;    /* {R, H h} */
+    float *k, *v;           /* {R, G h} */
+    float *router_logits;   /* {R, E} */
+    int32_t *expert_ids;    /* {R, experts_used} */
+    float *expert_weights;  /* {R, experts_used} */
+    int32_t *slot_row;      /* {S}: the row of a slot; slots are sorted by expert */
+    int32_t *row_slot;      /* {R, experts_used}: the slot of a choice */
+    int32_t *expert_begin;  /* {E + 1}: first slot of each expert */
+    int32_t *busy_experts;  /* {E}: experts that have slots */
+    float *slots;           /* {S, D}: inputs of the experts, then their outputs */
+    float *gate, *up;       /* {S, F} */
+
+    float *logits; /* {wanted, V}; grows as it is needed */
+    size_t logits_capacity;
+};
+
+/* Checks that the steps of a pass are called in order: `batch` is under way with `cache`, and no interrupt waits. */
+int ml_batch_check(const ml_cache *cache, const ml_batch *batch, int32_t layer);
+/* RMSNorm of `rows` rows of the residual stream into `normed`, on all threads. */
+void ml_batch_norm(ml_batch *batch, const float *weight);
+
+#endif

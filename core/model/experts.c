@@ -1,0 +1,206 @@
+/* The feed-forward block: router and experts of gpt-oss, or llama's dense block as the only expert. */
+#include "base/error.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+#include "model/batch.h"
+
+#include <string.h>
+
+int ml_forward_router(ml_cache *cache, ml_batch *b, int32_t layer) {
+    int status = ml_batch_check(cache, b, layer);
+    if (status != ML_OK) return status;
+    const ml_config *c = &b->model->config;
+    const ml_layer *w = &b->model->layers[layer];
+    ml_batch_norm(b, w->ffn_norm);
+    b->routed_layer = layer;
+    if (!c->experts) return ML_OK;
+    ml_linear(&w->router, w->router_bias, b->normed, c->width, b->active_rows, b->router_logits, c->experts);
+    for (int64_t r = 0; r < b->active_rows; r++) {
+        float *weights = b->expert_weights + r * c->experts_used;
+        ml_logits_topk(b->router_logits + r * c->experts, c->experts, c->experts_used,
+                       b->expert_ids + r * c->experts_used, weights);
+        ml_kernels_get()->softmax(weights, c->experts_used);
+    }
+    return ML_OK;
+}
+
+/* Sorts the choices by expert: counts, prefix sums, then each choice takes the next slot of its expert. Returns the
+ * number of experts that have work. */
+static int64_t sort_slots(ml_batch *b) {
+    const ml_config *c = &b->model->config;
+    const int32_t choices = (int32_t)(b->active_rows * c->experts_used);
+    int32_t *begin = b->expert_begin;
+    memset(begin, 0, sizeof *begin * (size_t)(c->experts + 1));
+    for (int32_t i = 0; i < choices; i++) begin[b->expert_ids[i]]++;
+    int32_t total = 0;
+    int64_t busy = 0;
+    for (int32_t e = 0; e < c->experts; e++) {
+        const int32_t count = begin[e];
+        begin[e] = total;
+        total += count;
+        if (count) b->busy_experts[busy++] = e;
+    }
+    for (int32_t i = 0; i < choices; i++) {
+        const int32_t slot = begin[b->expert_ids[i]]++;
+        b->row_slot[i] = slot;
+        b->slot_row[slot] = i / c->experts_used;
+    }
+    for (int32_t e = c->experts; e > 0; e--) begin[e] = begin[e - 1];
+    begin[0] = 0;
+    return busy;
+}
+
+/* A dense block is one expert that every row chose. */
+static int64_t sort_dense(ml_batch *b) {
+    b->expert_begin[0] = 0;
+    b->expert_begin[1] = (int32_t)b->active_rows;
+    b->busy_experts[0] = 0;
+    return 1;
+}
+
+typedef struct expert_work {
+    ml_batch *batch;
+    const ml_layer *layer;
+    const float *input; /* of slot s at input + s * input_step */
+    int64_t input_step;
+    int64_t panels; /* of one expert */
+} expert_work;
+
+/* What one item covers: rows [begin, end) of an expert's matrices, against the slots that chose it. */
+typedef struct expert_panel {
+    int32_t expert;
+    int64_t begin, end, slot, slots;
+} expert_panel;
+
+static expert_panel panel_of(const expert_work *work, int64_t item, int64_t rows) {
+    const ml_batch *b = work->batch;
+    expert_panel p = {.expert = b->busy_experts[item / work->panels]};
+    p.begin = item % work->panels * ML_LINEAR_PANEL;
+    p.end = p.begin + ML_LINEAR_PANEL < rows ? p.begin + ML_LINEAR_PANEL : rows;
+    p.slot = b->expert_begin[p.expert];
+    p.slots = b->expert_begin[p.expert + 1] - p.slot;
+    return p;
+}
+
+static ml_matrix matrix_of(const ml_matrix *first, int64_t step, int32_t expert) {
+    ml_matrix matrix = *first;
+    matrix.data += step * expert;
+    return matrix;
+}
+
+static const float *bias_of(const float *first, int32_t expert, int64_t n) {
+    return first ? first + expert * n : NULL;
+}
+
+/* gate and up of a panel, then the activation, into `gate`. */
+static void run_gate_up(void *arg, int64_t begin, int64_t end, int thread) {
+    const expert_work *work = arg;
+    const ml_layer *w = work->layer;
+    ml_batch *b = work->batch;
+    const int64_t f = b->model->config.ffn_width;
+    const ml_kernels *kernels = ml_kernels_get();
+    for (int64_t item = begin; item < end; item++) {
+        const expert_panel p = panel_of(work, item, f);
+        const ml_matrix gate = matrix_of(&w->gate, w->gate_step, p.expert);
+        const ml_matrix up = matrix_of(&w->up, w->up_step, p.expert);
+        const float *x = work->input + p.slot * work->input_step;
+        float *g = b->gate + p.slot * f, *u = b->up + p.slot * f;
+        ml_linear_rows(&gate, p.begin, p.end, bias_of(w->gate_bias, p.expert, f), x, work->input_step, p.slots, g, f,
+                       ml_scratch(thread));
+        ml_linear_rows(&up, p.begin, p.end, bias_of(w->up_bias, p.expert, f), x, work->input_step, p.slots, u, f,
+                       ml_scratch(thread));
+        for (int64_t s = 0; s < p.slots; s++) {
+            float *row = g + s * f + p.begin;
+            const float *up_row = u + s * f + p.begin;
+            if (b->model->clamped_swiglu) {
+                kernels->swiglu_clamped(row, up_row, row, p.end - p.begin);
+            } else {
+                kernels->swiglu(row, up_row, row, p.end - p.begin);
+            }
+        }
+    }
+}
+
+/* down of a panel, into `slots`. */
+static void run_down(void *arg, int64_t begin, int64_t end, int thread) {
+    const expert_work *work = arg;
+    const ml_layer *w = work->layer;
+    ml_batch *b = work->batch;
+    const int64_t d = b->model->config.width, f = b->model->config.ffn_width;
+    for (int64_t item = begin; item < end; item++) {
+        const expert_panel p = panel_of(work, item, d);
+        const ml_matrix down = matrix_of(&w->down, w->down_step, p.expert);
+        ml_linear_rows(&down, p.begin, p.end, bias_of(w->down_bias, p.expert, d), b->gate + p.slot * f, f, p.slots,
+                       b->slots + p.slot * d, d, ml_scratch(thread));
+    }
+}
+
+static void gather_slots(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    ml_batch *b = arg;
+    const int64_t d = b->model->config.width;
+    for (int64_t s = begin; s < end; s++) {
+        memcpy(b->slots + s * d, b->normed + b->slot_row[s] * d, sizeof(float) * (size_t)d);
+    }
+}
+
+/* Adds each row's experts to its residual stream, best first. */
+static void combine_rows(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    ml_batch *b = arg;
+    const ml_config *c = &b->model->config;
+    const int64_t d = c->width;
+    for (int64_t r = begin; r < end; r++) {
+        float *residual = b->residual + r * d;
+        if (!c->experts) {
+            ml_kernels_get()->axpy(1, b->slots + r * d, residual, d);
+            continue;
+        }
+        for (int64_t i = r * c->experts_used; i < (r + 1) * c->experts_used; i++) {
+            ml_kernels_get()->axpy(b->expert_weights[i], b->slots + b->row_slot[i] * d, residual, d);
+        }
+    }
+}
+
+static int check_choices(const ml_batch *b, int32_t layer) {
+    const ml_config *c = &b->model->config;
+    if (b->routed_layer != layer) {
+        return ml_error(ML_E_ARGUMENT, "the experts of layer %d need its router first: call ml_forward_router", layer);
+    }
+    for (int64_t i = 0; i < b->active_rows * c->experts_used; i++) {
+        if (b->expert_ids[i] < 0 || b->expert_ids[i] >= c->experts) {
+            return ml_error(ML_E_ARGUMENT, "layer %d has experts 0 to %d, not %d", layer, c->experts - 1,
+                            b->expert_ids[i]);
+        }
+    }
+    return ML_OK;
+}
+
+int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
+    int status = ml_batch_check(cache, b, layer);
+    if (status == ML_OK) status = check_choices(b, layer);
+    if (status != ML_OK) return status;
+    const ml_config *c = &b->model->config;
+    const int64_t d = c->width, f = c->ffn_width;
+    expert_work work = {b, &b->model->layers[layer], b->normed, d, 0};
+    const int64_t busy = c->experts ? sort_slots(b) : sort_dense(b);
+    if (b->active_rows == 1) {
+        work.input_step = 0; /* every expert reads the one row */
+    } else if (c->experts) {
+        ml_parallel(b->active_rows * c->experts_used, 8, gather_slots, b);
+        work.input = b->slots;
+    }
+    work.panels = (f + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
+    ml_parallel(busy * work.panels, 1, run_gate_up, &work);
+    work.panels = (d + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
+    ml_parallel(busy * work.panels, 1, run_down, &work);
+    ml_parallel(b->active_rows, 4, combine_rows, b);
+    b->routed_layer = -1;
+    return ML_OK;
+}
+
+int ml_forward_layer(ml_cache *cache, ml_batch *batch, int32_t layer) {
+    int status = ml_forward_attention(cache, batch, layer);
+    if (status == ML_OK) status = ml_forward_router(cache, batch, layer);
+    return status == ML_OK ? ml_forward_experts(cache, batch, layer) : status;
+}

@@ -1,0 +1,103 @@
+/* The forward pass from end to end: embed, layers, head, commit. */
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+#include "model/batch.h"
+
+#include <string.h>
+
+/* The rows of each sequence must go on where it ends, one by one. */
+static int check_rows(ml_cache *cache, const ml_batch *b) {
+    if (cache->model != b->model) return ml_error(ML_E_ARGUMENT, "batch and cache belong to different models");
+    if (b->rows == 0) return ml_error(ML_E_ARGUMENT, "the batch has no rows");
+    for (int64_t r = 0; r < b->rows; r++) {
+        ml_sequence *sequence = ml_cache_sequence(cache, b->row[r].sequence);
+        if (!sequence) return ML_E_ARGUMENT;
+        sequence->pending = 0;
+    }
+    for (int64_t r = 0; r < b->rows; r++) {
+        ml_sequence *sequence = &cache->sequences[b->row[r].sequence];
+        const int64_t next = sequence->length + sequence->pending++;
+        if (b->row[r].position != next) {
+            return ml_error(ML_E_ARGUMENT, "row %lld is position %lld of sequence %d, whose next position is %lld",
+                            (long long)r, (long long)b->row[r].position, b->row[r].sequence, (long long)next);
+        }
+    }
+    return ML_OK;
+}
+
+/* Room in the cache for the pending tokens of every sequence of the batch. */
+static int reserve_rows(ml_cache *cache, const ml_batch *b) {
+    for (int64_t r = 0; r < b->rows; r++) {
+        ml_sequence *sequence = &cache->sequences[b->row[r].sequence];
+        if (b->row[r].position != sequence->length) continue; /* its first row did it */
+        int status = ml_cache_reserve(cache, sequence, sequence->pending);
+        if (status != ML_OK) return status;
+    }
+    return ML_OK;
+}
+
+static void embed_rows(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    ml_batch *b = arg;
+    const ml_model *m = b->model;
+    const int64_t d = m->config.width, half = m->config.rope_dims / 2;
+    for (int64_t r = begin; r < end; r++) {
+        ml_kernels_get()->decode_row[m->embedding.dtype](m->embedding.data + b->row[r].token * m->embedding.stride,
+                                                         b->residual + r * d, d);
+        ml_rope_angles(m, b->row[r].position, b->cosines + r * half, b->sines + r * half);
+    }
+}
+
+int ml_forward_embed(ml_cache *cache, ml_batch *b) {
+    b->cache_serial = 0;
+    b->active_rows = 0;
+    b->routed_layer = -1;
+    if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
+    int status = check_rows(cache, b);
+    if (status != ML_OK) return status;
+    const size_t logits = (size_t)(b->wanted * b->model->config.vocabulary);
+    void *block = b->logits;
+    status = ml_grow(&block, &b->logits_capacity, logits, sizeof *b->logits);
+    b->logits = block;
+    if (status != ML_OK || (status = reserve_rows(cache, b)) != ML_OK) return status;
+    b->cache_serial = cache->serial;
+    b->active_rows = b->rows;
+    ml_parallel(b->rows, 4, embed_rows, b);
+    return ML_OK;
+}
+
+int ml_forward_head(ml_cache *cache, ml_batch *b) {
+    int status = ml_batch_check(cache, b, 0);
+    if (status != ML_OK || b->wanted == 0) return status;
+    const ml_model *m = b->model;
+    const int64_t d = m->config.width;
+    for (int64_t r = 0; r < b->active_rows; r++) {
+        if (b->row[r].logits < 0) continue;
+        ml_kernels_get()->rms_norm(b->residual + r * d, m->output_norm, m->config.norm_epsilon,
+                                   b->normed + b->row[r].logits * d, d);
+    }
+    ml_linear(&m->head, NULL, b->normed, d, b->wanted, b->logits, m->config.vocabulary);
+    return ML_OK;
+}
+
+int ml_forward_commit(ml_cache *cache, ml_batch *b) {
+    if (b->cache_serial != cache->serial || b->active_rows != b->rows) {
+        return ml_error(ML_E_ARGUMENT, "the batch has no forward pass under way on this cache: call ml_forward_embed");
+    }
+    int status = check_rows(cache, b);
+    if (status != ML_OK) return status;
+    for (int64_t r = 0; r < b->rows; r++) cache->sequences[b->row[r].sequence].length++;
+    b->cache_serial = 0;
+    return ML_OK;
+}
+
+int ml_forward(ml_cache *cache, ml_batch *batch) {
+    int status = ml_forward_embed(cache, batch);
+    for (int32_t l = 0; status == ML_OK && l < batch->model->config.layers; l++) {
+        status = ml_forward_layer(cache, batch, l);
+    }
+    if (status == ML_OK) status = ml_forward_head(cache, batch);
+    return status == ML_OK ? ml_forward_commit(cache, batch) : status;
+}
