@@ -9,14 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+void ml_cache_changed(ml_cache *cache) {
+    static atomic_ullong last;
+    cache->epoch = atomic_fetch_add(&last, 1) + 1;
+}
+
 int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
     if (dtype != ML_BF16 && dtype != ML_F32) {
         return ml_error(ML_E_ARGUMENT, "a cache stores bf16 or f32, not dtype %d", dtype);
     }
     ml_cache *cache = ml_calloc(1, sizeof *cache);
     if (!cache) return ML_E_MEMORY;
-    static atomic_ullong serial;
-    cache->serial = atomic_fetch_add(&serial, 1) + 1;
+    ml_cache_changed(cache);
     cache->model = model;
     cache->dtype = dtype;
     cache->layers = model->config.layers;
@@ -152,6 +156,7 @@ int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position) {
     if (!s) return ML_E_ARGUMENT;
     s->length = position;
     trim(cache, s, position);
+    ml_cache_changed(cache);
     return ML_OK;
 }
 
@@ -163,6 +168,7 @@ int ml_sequence_free(ml_cache *cache, int32_t sequence) {
     trim(cache, s, 0);
     free(s->pages);
     *s = (ml_sequence){0};
+    ml_cache_changed(cache);
     return ML_OK;
 }
 
@@ -211,6 +217,7 @@ static void clear_tokens(const ml_cache *cache, ml_page *page, int64_t first, in
 int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
     const size_t layers = (size_t)cache->layers;
     const int64_t begin = sequence->length, end = begin + count;
+    ml_cache_changed(cache);
     void *block = sequence->pages;
     int status = ml_grow(&block, &sequence->capacity, pages_for(end) * layers, sizeof(ml_page *));
     sequence->pages = block;

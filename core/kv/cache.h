@@ -32,7 +32,7 @@ struct ml_cache {
     int32_t layers, kv_heads, head_dim;
     int64_t vector_bytes; /* one key or value of one head */
     int64_t page_bytes;
-    uint64_t serial; /* tells caches apart, also when one takes the address of another */
+    uint64_t epoch; /* a number never used before, whenever lengths or pages change */
     ml_sequence *sequences;
     size_t count, capacity;
     ml_page *free_pages;
@@ -41,6 +41,8 @@ struct ml_cache {
 
 /* The sequence of that number, or NULL with ml_last_error() set. */
 ml_sequence *ml_cache_sequence(const ml_cache *cache, int32_t number);
+/* Marks a change: a forward pass under way on the cache is void. */
+void ml_cache_changed(ml_cache *cache);
 /* Makes room for `count` tokens after the sequence's length: pages that only it shows, zeroed there. ML_E_MEMORY leaves
  * the sequence as it was. */
 int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count);

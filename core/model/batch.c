@@ -108,11 +108,9 @@ int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t seque
 }
 
 int ml_batch_check(const ml_cache *cache, const ml_batch *batch, int32_t layer) {
-    if (batch->cache_serial != cache->serial) {
-        return ml_error(ML_E_ARGUMENT, "the batch has no forward pass under way on this cache: call ml_forward_embed");
-    }
-    if (batch->active_rows != batch->rows) {
-        return ml_error(ML_E_ARGUMENT, "the batch changed during a forward pass: call ml_forward_embed again");
+    if (batch->epoch != cache->epoch || batch->active_rows != batch->rows) {
+        return ml_error(ML_E_ARGUMENT, "no forward pass is under way on this batch and cache, or one of them changed "
+                                       "since: call ml_forward_embed");
     }
     if (layer < 0 || layer >= batch->model->config.layers) {
         return ml_error(ML_E_ARGUMENT, "the model has layers 0 to %d, not %d", batch->model->config.layers - 1, layer);

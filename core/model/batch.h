@@ -21,7 +21,7 @@ struct ml_batch {
     ml_row *row;
 
     /* The pass under way, from ml_forward_embed() on. */
-    uint64_t cache_serial; /* 0: none */
+    uint64_t epoch; /* of the cache after its pages were reserved; 0: none */
     int64_t active_rows;
     int32_t routed_layer; /* whose router ran last, or -1 */
 

@@ -51,7 +51,7 @@ static void embed_rows(void *arg, int64_t begin, int64_t end, int thread) {
 }
 
 int ml_forward_embed(ml_cache *cache, ml_batch *b) {
-    b->cache_serial = 0;
+    b->epoch = 0;
     b->active_rows = 0;
     b->routed_layer = -1;
     if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
@@ -62,7 +62,7 @@ int ml_forward_embed(ml_cache *cache, ml_batch *b) {
     status = ml_grow(&block, &b->logits_capacity, logits, sizeof *b->logits);
     b->logits = block;
     if (status != ML_OK || (status = reserve_rows(cache, b)) != ML_OK) return status;
-    b->cache_serial = cache->serial;
+    b->epoch = cache->epoch;
     b->active_rows = b->rows;
     ml_parallel(b->rows, 4, embed_rows, b);
     return ML_OK;
@@ -83,13 +83,11 @@ int ml_forward_head(ml_cache *cache, ml_batch *b) {
 }
 
 int ml_forward_commit(ml_cache *cache, ml_batch *b) {
-    if (b->cache_serial != cache->serial || b->active_rows != b->rows) {
-        return ml_error(ML_E_ARGUMENT, "the batch has no forward pass under way on this cache: call ml_forward_embed");
+    if (b->epoch != cache->epoch || b->active_rows != b->rows) {
+        return ml_error(ML_E_ARGUMENT, "nothing to commit: no forward pass is under way on this batch and cache");
     }
-    int status = check_rows(cache, b);
-    if (status != ML_OK) return status;
     for (int64_t r = 0; r < b->rows; r++) cache->sequences[b->row[r].sequence].length++;
-    b->cache_serial = 0;
+    ml_cache_changed(cache);
     return ML_OK;
 }
 
