@@ -18,7 +18,9 @@ local function golden_ids(name)
     local file = assert(io.open(MOONLOOM_HOME .. "/tests/golden/gguf-q8_0.exact.json", "rb"))
     local golden = json.decode(file:read("*a"))
     file:close()
-    return assert(golden.prompts[name]).ids
+    for _, prompt in ipairs(golden.prompts) do
+        if prompt.name == name then return prompt.ids end
+    end
 end
 
 describe("forward", function()
