@@ -74,7 +74,7 @@ describe("forward", function()
         local worst = 0
         for i = 0, tonumber(config.vocabulary) - 1 do
             local d = math.abs(a[i] - b[i])
-            if not (d <= worst) then worst = d end
+            if d > worst or d ~= d then worst = d end
         end
         return worst
     end

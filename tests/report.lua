@@ -14,7 +14,8 @@ return function()
             for i = (shown[list] or 0) + 1, #list do
                 local failure = list[i]
                 local trace = failure.trace or failure.element.trace or {}
-                say("FAILED ", failure.name or "?", " (", tostring(trace.short_src), ":", tostring(trace.currentline), ")")
+                say("FAILED ", failure.name or "?", " (", tostring(trace.short_src), ":",
+                    tostring(trace.currentline), ")")
                 say("  ", tostring(type(failure.message) == "string" and failure.message
                     or require "pl.pretty".write(failure.message)):gsub("\n", "\n  "))
             end

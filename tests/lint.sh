@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# What must be clean: clang-format, luacheck, and warnings of gcc, clang and an aarch64 gcc. Called by ./build.sh lint.
+# A tool that is not installed is named and skipped; Debian packages: clang clang-format gcc-aarch64-linux-gnu.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+failed=0
+
+have() {
+  command -v "$1" >/dev/null && return
+  echo "skipped: $1 is not installed"
+  return 1
+}
+
+check() { # check LABEL COMMAND...
+  local label=$1
+  shift
+  if output=$("$@" 2>&1); then
+    echo "clean: $label"
+  else
+    printf '%s\n' "$output"
+    echo "NOT CLEAN: $label"
+    failed=1
+  fi
+}
+
+mapfile -t sources < <(git ls-files 'core/*.c' 'core/*.h' 'repl/*.c')
+
+# Every file of core by itself, for the baseline of an architecture; kernel files get the flags CMake gives them.
+compile_all() { # compile_all COMPILER [flags]
+  local compiler=$1 file flags status=0
+  shift
+  for file in "${sources[@]}"; do
+    [[ $file == core/*.c ]] || continue
+    flags=()
+    if [[ $* != *--aarch64* ]]; then
+      case $file in
+        */avx2.c) flags=(-mavx2 -mfma -mf16c) ;;
+        */avx512.c) flags=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl) ;;
+      esac
+    fi
+    "$compiler" -std=gnu11 -O1 -Wall -Wextra -Werror -Icore "${@/--aarch64/-DML_LINT}" "${flags[@]}" -fsyntax-only "$file" ||
+      status=1
+  done
+  return $status
+}
+
+# Headers of the libraries are the same on every architecture that matters here.
+library_flags() {
+  pkg-config --cflags openblas libpcre2-8 libzstd
+}
+
+have clang-format && check "clang-format" clang-format --dry-run -Werror "${sources[@]}"
+have luacheck && check "luacheck" luacheck --quiet lua repl recipes tests
+# shellcheck disable=SC2046
+have gcc && check "gcc -Wall -Wextra" compile_all gcc $(library_flags)
+# shellcheck disable=SC2046
+have clang && check "clang -Wall -Wextra" compile_all clang $(library_flags)
+if have aarch64-linux-gnu-gcc; then
+  mkdir -p build/lint-include
+  for header in /usr/include/pcre2.h /usr/include/zstd.h /usr/include/x86_64-linux-gnu/cblas.h \
+    /usr/include/x86_64-linux-gnu/openblas_config.h; do
+    [ -f "$header" ] && ln -sf "$header" build/lint-include/
+  done
+  check "aarch64 gcc" compile_all aarch64-linux-gnu-gcc --aarch64 -Ibuild/lint-include
+fi
+exit $failed
