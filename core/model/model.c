@@ -73,7 +73,7 @@ static int find_matrix(const ml_model *model, int layer, const char *suffix, int
     const int64_t shape[] = {experts, rows, cols};
     const int skip = experts == 0;
     ml_tensor_info info;
-    const uint8_t *data;
+    const uint8_t *data = NULL;
     int status = find_tensor(model, layer, suffix, shape + skip, 3 - skip, &info, &data);
     if (status != ML_OK) return status;
     *out = (ml_matrix){
@@ -87,7 +87,7 @@ static int find_vector(ml_model *model, int layer, const char *suffix, int64_t e
     const int64_t shape[] = {experts, n};
     const int skip = experts == 0;
     ml_tensor_info info;
-    const uint8_t *data;
+    const uint8_t *data = NULL;
     int status = find_tensor(model, layer, suffix, shape + skip, 2 - skip, &info, &data);
     if (status != ML_OK) return status;
     if (info.dtype == ML_F32 && (uintptr_t)data % _Alignof(float) == 0) {
