@@ -116,6 +116,7 @@ int64_t ml_dtype_bytes(int dtype);
 /* ---- weights: a model file, mapped ------------------------------------------------------------ */
 
 typedef struct ml_weights ml_weights;
+typedef struct ml_tensor ml_tensor; /* see tensors, below */
 
 /* Kinds of metadata values. */
 enum { ML_META_INT = 0, ML_META_FLOAT = 1, ML_META_BOOL = 2, ML_META_STRING = 3, ML_META_ARRAY = 4 };
@@ -146,6 +147,9 @@ int64_t ml_weights_count(const ml_weights *weights);
 int ml_weights_info(const ml_weights *weights, int64_t index, ml_tensor_info *out);
 /* Index of the tensor of that name. ML_E_NOT_FOUND names it. */
 int ml_weights_find(const ml_weights *weights, const char *name, int64_t *index);
+/* A read-only view of the data of tensor `index` where it lies in the mapped file; free it with ml_tensor_free().
+ * ML_E_UNSUPPORTED for the types that moonloom cannot compute with. */
+int ml_weights_tensor(ml_weights *weights, int64_t index, ml_tensor **out);
 
 /* Number of metadata keys. */
 int64_t ml_meta_count(const ml_weights *weights);
@@ -162,6 +166,10 @@ int ml_meta_float(const ml_weights *weights, const char *key, int64_t index, dou
 int ml_meta_bool(const ml_weights *weights, const char *key, int64_t index, int *out);
 /* The same as bytes in the mapped file: not zero-terminated, owned by the weights. */
 int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, const char **out, int64_t *bytes);
+
+/* Fills `out` with `elements` random elements of a floating or block dtype: mean 0, standard deviation `deviation` (1e-6
+ * to 1e3), always finite. The same seed gives the same bytes. `elements` fills whole blocks. */
+int ml_synth_fill(int dtype, int64_t elements, double deviation, uint64_t seed, void *out);
 
 /* ---- tokenizer -------------------------------------------------------------------------------- */
 
@@ -208,8 +216,6 @@ int ml_decoder_push(ml_decoder *decoder, int32_t id, const char **bytes, int64_t
 int ml_decoder_flush(ml_decoder *decoder, const char **bytes, int64_t *count);
 
 /* ---- tensors ---------------------------------------------------------------------------------- */
-
-typedef struct ml_tensor ml_tensor;
 
 /* tensor:begin (section of core/tensor) */
 

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "load/store.h"
+#include "tensor/tensor.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -113,4 +114,21 @@ int ml_weights_find(const ml_weights *weights, const char *name, int64_t *index)
     if (found < 0) return ml_error(ML_E_NOT_FOUND, "%s has no tensor %.200s", weights->path, name);
     *index = found;
     return ML_OK;
+}
+
+static void release(void *weights) {
+    ml_weights_free(weights);
+}
+
+int ml_weights_tensor(ml_weights *weights, int64_t index, ml_tensor **out) {
+    ml_tensor_info info;
+    int status = ml_weights_info(weights, index, &info);
+    if (status) return status;
+    if (!ml_dtype_block(info.dtype)) {
+        return ml_error(ML_E_UNSUPPORTED, "%s: tensor %.200s is of type %s, which moonloom cannot compute with",
+                        weights->path, info.name, info.type);
+    }
+    ml_weights_retain(weights);
+    return ml_tensor_wrap((void *)weights->entries[index].data, info.dtype, info.ndim, info.shape, 0, weights, release,
+                          out);
 }
