@@ -167,8 +167,8 @@ int ml_meta_bool(const ml_weights *weights, const char *key, int64_t index, int 
 /* The same as bytes in the mapped file: not zero-terminated, owned by the weights. */
 int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, const char **out, int64_t *bytes);
 
-/* Fills `out` with `elements` random elements of a floating or block dtype: mean 0, standard deviation `deviation` (1e-6
- * to 1e3), always finite. The same seed gives the same bytes. `elements` fills whole blocks. */
+/* Fills `out` with `elements` random elements of a floating or block dtype: always finite, mean 0, standard
+ * deviation `deviation` (1e-6 to 1e3). The same seed gives the same bytes. `elements` fills whole blocks. */
 int ml_synth_fill(int dtype, int64_t elements, double deviation, uint64_t seed, void *out);
 
 /* ---- tokenizer -------------------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
--- Damaged files: the tiny model cut off at 300 places and with 2,000 single bytes changed in its header. Each is refused
--- with a sentence, or opens and is used in full: all metadata, both ends of every tensor, tokenizer, model, and one token
--- through it.
+-- Damaged files: the tiny model cut off at 300 places and with 2,000 single bytes changed in its header. Each is
+-- refused with a sentence, or opens and is used in full: all metadata, both ends of every tensor, tokenizer, model, and
+-- one token through it.
 local ffi = require "ffi"
 local ml = require "moonloom.ffi"
 local weights = require "moonloom.weights"
