@@ -212,12 +212,14 @@ static int bind(ml_model *m) {
 /* ---- the object ---- */
 
 int ml_model_create(ml_weights *weights, ml_model **out) {
+    int status = ml_kernels_ready();
+    if (status != ML_OK) return status;
     ml_model *model = ml_calloc(1, sizeof *model);
     if (!model) return ML_E_MEMORY;
     atomic_init(&model->references, 1);
     ml_weights_retain(weights);
     model->weights = weights;
-    int status = ml_config_read(weights, &model->config);
+    status = ml_config_read(weights, &model->config);
     if (status != ML_OK) goto failed;
     model->clamped_swiglu = model->rope_halves = strcmp(model->config.architecture, "gpt-oss") == 0;
     model->layers = ml_calloc((size_t)model->config.layers, sizeof *model->layers);
