@@ -1,6 +1,7 @@
 --- The tokenizer of a model file: text to token ids and back.
 -- Ids are the model's own (from 0), in ordinary Lua arrays (from 1).
 local ml = require "moonloom.ffi"
+local weights = require "moonloom.weights"
 local ffi = require "ffi"
 
 local C, check = ml.C, ml.check
@@ -16,28 +17,23 @@ local count = ffi.new("int64_t[1]")
 local bytes = ffi.new("const char *[1]")
 local number = ffi.new("int32_t[1]")
 
-local function closed()
-    error("this tokenizer is closed", 3)
-end
-
 local function handle(self)
-    return self._handle or closed()
+    return self.handle or error("this tokenizer is closed", 3)
 end
 
---- The tokenizer that the metadata of `weights` (an ml_weights pointer) describe.
-function M.create(weights)
+--- The tokenizer that the metadata of opened weights (moonloom.weights) describe.
+function M.create(source)
     local out = ffi.new("ml_tokenizer *[1]")
-    check(C.ml_tokenizer_create(weights, out))
-    return setmetatable({ _handle = ffi.gc(out[0], C.ml_tokenizer_free) }, Tokenizer)
+    check(C.ml_tokenizer_create(source.handle, out))
+    return setmetatable({ handle = ffi.gc(out[0], C.ml_tokenizer_free) }, Tokenizer)
 end
 
---- The tokenizer of the model file at `path`; the rest of the file is not looked at.
+--- The tokenizer of the model file at `path`; it need not hold a model that runs.
 function M.open(path)
-    local out = ffi.new("ml_weights *[1]")
-    check(C.ml_weights_open(path, out))
-    local weights = ffi.gc(out[0], C.ml_weights_free)
-    local tokenizer = M.create(weights)
-    C.ml_weights_free(ffi.gc(weights, nil))
+    local source = weights.open(path)
+    local ok, tokenizer = pcall(M.create, source)
+    source:close()
+    if not ok then error(tokenizer, 0) end
     return tokenizer
 end
 
@@ -105,8 +101,8 @@ end
 
 --- Frees the tokenizer now instead of when it is collected.
 function Tokenizer:close()
-    if self._handle then C.ml_tokenizer_free(ffi.gc(self._handle, nil)) end
-    self._handle = nil
+    if self.handle then C.ml_tokenizer_free(ffi.gc(self.handle, nil)) end
+    self.handle = nil
 end
 
 --- tokenizer:decoder() -> a streaming decoder, which gives out whole characters only.
@@ -115,12 +111,12 @@ end
 function Tokenizer:decoder()
     local out = ffi.new("ml_decoder *[1]")
     check(C.ml_decoder_create(handle(self), out))
-    return setmetatable({ _handle = ffi.gc(out[0], C.ml_decoder_free), _tokenizer = self }, Decoder)
+    return setmetatable({ handle = ffi.gc(out[0], C.ml_decoder_free), tokenizer = self }, Decoder)
 end
 
 local function decoder_handle(self)
-    handle(self._tokenizer)
-    return self._handle
+    handle(self.tokenizer)
+    return self.handle
 end
 
 --- decoder:push(id) -> what is complete now, perhaps "".
