@@ -79,7 +79,8 @@ static int create_pairs(ml_bpe *bpe, size_t merges) {
     return ML_OK;
 }
 
-/* The tokens that a merge "left right" names; left = -1 if one of the three is no token. */
+/* The tokens that a merge "left right" names; pair->left = -1 if one of the three is no token. pair->merged is what the
+ * merge before it made: files go through the tokens in order, so the one looked for is mostly that or the next. */
 static int read_merge(const ml_bpe *bpe, ml_weights *weights, int64_t index, uint8_t **buffer, size_t *capacity,
                       ml_bpe_pair *pair) {
     const char *text;
@@ -94,9 +95,12 @@ static int read_merge(const ml_bpe *bpe, ml_weights *weights, int64_t index, uin
     if (status != ML_OK) return status;
     size_t left = unspell((const uint8_t *)text, (size_t)(space - text), *buffer);
     size_t both = left + unspell((const uint8_t *)space + 1, (size_t)(text + bytes - space - 1), *buffer + left);
+    if (!ml_vocab_is_plain(bpe->vocab, pair->merged, *buffer, both)) {
+        int next = ml_vocab_is_plain(bpe->vocab, (int64_t)pair->merged + 1, *buffer, both);
+        pair->merged = next ? pair->merged + 1 : ml_vocab_find_plain(bpe->vocab, *buffer, both);
+    }
     pair->left = ml_vocab_find_plain(bpe->vocab, *buffer, left);
     pair->right = ml_vocab_find_plain(bpe->vocab, *buffer + left, both - left);
-    pair->merged = ml_vocab_find_plain(bpe->vocab, *buffer, both);
     if (pair->right < 0 || pair->merged < 0) pair->left = -1;
     return ML_OK;
 }
@@ -107,16 +111,13 @@ static int read_merge(const ml_bpe *bpe, ml_weights *weights, int64_t index, uin
 static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
     uint8_t *buffer = NULL;
     size_t capacity = 0;
-    uint32_t rank = 0;
-    int32_t last = -1;
+    ml_bpe_pair pair = {.merged = -1};
     int status = create_pairs(bpe, (size_t)count);
     for (int64_t i = 0; i < count && status == ML_OK; i++) {
-        ml_bpe_pair pair;
+        int32_t last = pair.merged;
         status = read_merge(bpe, weights, i, &buffer, &capacity, &pair);
         if (status != ML_OK || pair.left < 0) continue;
-        if (pair.merged != last) rank++;
-        last = pair.merged;
-        pair.rank = rank;
+        if (pair.merged != last) pair.rank++;
         ml_bpe_pair *slot = find_pair(bpe, pair.left, pair.right);
         if (slot->rank == ML_MERGE_NONE) *slot = pair;
     }

@@ -24,20 +24,31 @@ static uint64_t hash_bytes(const uint8_t *text, size_t bytes, uint64_t seed) {
     word = 0;
     memcpy(&word, text, bytes);
     hash = (hash ^ word) * factor;
-    return hash ^ (hash >> 32);
+    return hash ^ (hash >> 29);
 }
 
 static int is_plain(uint8_t type) {
     return type == ML_TOKEN_NORMAL || type == ML_TOKEN_USER || type == ML_TOKEN_UNUSED;
 }
 
+static int is_text(const ml_vocab *vocab, int32_t id, const uint8_t *text, size_t bytes) {
+    return ml_vocab_length(vocab, id) == bytes && memcmp(ml_vocab_bytes(vocab, id), text, bytes) == 0;
+}
+
+/* The slot that holds these bytes, or the empty one where they belong. */
+static ml_vocab_slot *find_slot(const ml_vocab *vocab, const uint8_t *text, size_t bytes, uint32_t *tag) {
+    uint64_t hash = hash_bytes(text, bytes, vocab->seed);
+    *tag = (uint32_t)(hash >> 32);
+    size_t at = (size_t)hash & vocab->mask;
+    while (vocab->slots[at].id >= 0 &&
+           (vocab->slots[at].tag != *tag || !is_text(vocab, vocab->slots[at].id, text, bytes)))
+        at = (at + 1) & vocab->mask;
+    return &vocab->slots[at];
+}
+
 int32_t ml_vocab_find(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
-    if (bytes > vocab->longest) return -1;
-    for (size_t at = hash_bytes(text, bytes, vocab->seed) & vocab->mask;; at = (at + 1) & vocab->mask) {
-        int32_t id = vocab->slots[at];
-        if (id < 0) return -1;
-        if (ml_vocab_length(vocab, id) == bytes && memcmp(ml_vocab_bytes(vocab, id), text, bytes) == 0) return id;
-    }
+    uint32_t tag;
+    return bytes <= vocab->longest ? find_slot(vocab, text, bytes, &tag)->id : -1;
 }
 
 int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
@@ -45,16 +56,15 @@ int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t b
     return id >= 0 && is_plain(vocab->type[id]) ? id : -1;
 }
 
+int ml_vocab_is_plain(const ml_vocab *vocab, int64_t id, const uint8_t *text, size_t bytes) {
+    return ml_vocab_has(vocab, id) && is_plain(vocab->type[id]) && is_text(vocab, (int32_t)id, text, bytes);
+}
+
 static void insert(ml_vocab *vocab, int32_t id) {
-    const uint8_t *text = ml_vocab_bytes(vocab, id);
-    size_t bytes = ml_vocab_length(vocab, id);
-    size_t at = hash_bytes(text, bytes, vocab->seed) & vocab->mask;
-    for (int32_t other; (other = vocab->slots[at]) >= 0; at = (at + 1) & vocab->mask) {
-        if (ml_vocab_length(vocab, other) != bytes || memcmp(ml_vocab_bytes(vocab, other), text, bytes) != 0) continue;
-        if (is_plain(vocab->type[other]) || !is_plain(vocab->type[id])) return;
-        break;
-    }
-    vocab->slots[at] = id;
+    uint32_t tag;
+    ml_vocab_slot *slot = find_slot(vocab, ml_vocab_bytes(vocab, id), ml_vocab_length(vocab, id), &tag);
+    if (slot->id < 0 || (is_plain(vocab->type[id]) && !is_plain(vocab->type[slot->id])))
+        *slot = (ml_vocab_slot){.tag = tag, .id = id};
 }
 
 /* Number of items of the array `key` of `item` kinds; ML_E_FORMAT if it is something else. */
@@ -96,15 +106,16 @@ static int load_bytes(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling
         int64_t bytes;
         int status = ml_meta_string(weights, TOKENS, id, &text, &bytes);
         if (status != ML_OK) return status;
-        if (bytes > INT32_MAX) return ml_error(ML_E_FORMAT, "%s: token %d is too long", ml_weights_path(weights), id);
+        if (bytes > INT32_MAX || used + (size_t)bytes > UINT32_MAX - 1)
+            return ml_error(ML_E_FORMAT, "%s: the vocabulary is over 4 GiB at token %d", ml_weights_path(weights), id);
         status = ml_grow((void **)&vocab->bytes, &capacity, used + (size_t)bytes + 1, 1);
         if (status != ML_OK) return status;
-        vocab->start[id] = used;
+        vocab->start[id] = (uint32_t)used;
         size_t length = spelling((const uint8_t *)text, (size_t)bytes, &vocab->type[id], vocab->bytes + used);
         if (length > vocab->longest) vocab->longest = length;
         used += length;
     }
-    vocab->start[vocab->count] = used;
+    vocab->start[vocab->count] = (uint32_t)used;
     return ML_OK;
 }
 
@@ -113,7 +124,8 @@ static int build_table(ml_vocab *vocab) {
     while (slots < (size_t)vocab->count * 2) slots *= 2;
     vocab->slots = ml_alloc_aligned(slots, sizeof *vocab->slots);
     if (!vocab->slots) return ML_E_MEMORY;
-    memset(vocab->slots, 0xff, slots * sizeof *vocab->slots);
+    ml_memory_huge(vocab->slots, slots * sizeof *vocab->slots);
+    for (size_t i = 0; i < slots; i++) vocab->slots[i].id = -1;
     vocab->mask = slots - 1;
     vocab->seed = (uint64_t)(uintptr_t)vocab->slots * 0xd6e8feb86659fd93u;
     for (int32_t id = 0; id < vocab->count; id++)

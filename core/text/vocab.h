@@ -16,12 +16,18 @@ enum {
     ML_TOKEN_BYTE = 6
 };
 
+/* A slot of the hash table: part of the hash beside the id, so that other texts are seldom looked at. */
+typedef struct ml_vocab_slot {
+    uint32_t tag;
+    int32_t id; /* or -1 */
+} ml_vocab_slot;
+
 typedef struct ml_vocab {
     int32_t count;
     uint8_t *bytes;       /* what the tokens stand for, one after the other */
-    size_t *start;        /* count + 1 offsets into `bytes` */
+    uint32_t *start;      /* count + 1 offsets into `bytes` */
     uint8_t *type;        /* ML_TOKEN_..., one a token */
-    int32_t *slots;       /* hash table with open addressing: id, or -1 */
+    ml_vocab_slot *slots; /* open addressing */
     size_t mask;          /* slots - 1 */
     uint64_t seed;        /* of the hash, so that no file can be built to collide */
     size_t longest;       /* bytes of the longest token */
@@ -41,6 +47,9 @@ void ml_vocab_release(ml_vocab *vocab);
 int32_t ml_vocab_find(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
 /* The same, only tokens that plain text can become (not control, unknown or byte tokens). */
 int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
+
+/* 1 if `id` is a token that plain text can become and stands for exactly these bytes. */
+int ml_vocab_is_plain(const ml_vocab *vocab, int64_t id, const uint8_t *text, size_t bytes);
 
 static inline int ml_vocab_has(const ml_vocab *vocab, int64_t id) {
     return id >= 0 && id < vocab->count;

@@ -32,19 +32,21 @@ local function base64(text)
     return table.concat(out)
 end
 
---- The tokens of a .tiktoken file in the order of their ranks (from 1), and the rank of each (from 0).
-function M.read(path)
-    local tokens, ranks = {}, {}
+local tokens, ranks
+
+-- Reads a .tiktoken file once: the tokens in the order of their ranks (from 1), and the rank of each (from 0).
+local function read(path)
+    if tokens then return end
+    tokens, ranks = {}, {}
     for line in io.lines(path) do
         local text, rank = line:match("(%S+) (%d+)")
         local token = base64(text)
         tokens[rank + 1], ranks[token] = token, tonumber(rank)
     end
-    return tokens, ranks
 end
 
 -- The two parts that make a token: what is left of its bytes when every merge that ranks before it is done.
-local function parts_of(token, own, ranks)
+local function parts_of(token, own)
     local cuts = {} -- where each part starts, and the end
     for i = 1, #token + 1 do cuts[i] = i end
     while #cuts > 3 do
@@ -77,7 +79,7 @@ function M.spell(bytes)
 end
 
 -- Every pair of tokens that makes a token ("all": what Hugging Face's converter writes), or one for each.
-local function merges_of(tokens, ranks, all)
+local function merges_of(all)
     local list = {}
     for rank, token in ipairs(tokens) do
         local function add(cut)
@@ -88,7 +90,7 @@ local function merges_of(tokens, ranks, all)
                 if ranks[token:sub(1, cut - 1)] and ranks[token:sub(cut)] then add(cut) end
             end
         elseif #token > 1 then
-            local cut = parts_of(token, rank - 1, ranks)
+            local cut = parts_of(token, rank - 1)
             if cut then add(cut) end
         end
     end
@@ -97,8 +99,8 @@ end
 
 --- Writes the GGUF. Returns the number of merges.
 function M.write(path, tiktoken, all)
-    local tokens, ranks = M.read(tiktoken)
-    local merges = merges_of(tokens, ranks, all)
+    read(tiktoken)
+    local merges = merges_of(all)
     local names, types = {}, {}
     for id = 0, M.size - 1 do
         names[id + 1] = id < M.first_special and M.spell(tokens[id + 1]) or M.special(id)
