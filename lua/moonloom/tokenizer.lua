@@ -21,17 +21,17 @@ local function handle(self)
     return self.handle or error("this tokenizer is closed", 3)
 end
 
---- The tokenizer that the metadata of opened weights (moonloom.weights) describe.
-function M.create(source)
+--- The tokenizer that the metadata of `weights` (an ml_weights pointer: the handle of moonloom.weights) describe.
+function M.create(handle_of_weights)
     local out = ffi.new("ml_tokenizer *[1]")
-    check(C.ml_tokenizer_create(source.handle, out))
+    check(C.ml_tokenizer_create(handle_of_weights, out))
     return setmetatable({ handle = ffi.gc(out[0], C.ml_tokenizer_free) }, Tokenizer)
 end
 
 --- The tokenizer of the model file at `path`; it need not hold a model that runs.
 function M.open(path)
     local source = weights.open(path)
-    local ok, tokenizer = pcall(M.create, source)
+    local ok, tokenizer = pcall(M.create, source.handle)
     source:close()
     if not ok then error(tokenizer, 0) end
     return tokenizer
