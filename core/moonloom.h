@@ -359,6 +359,14 @@ int ml_forward_commit(ml_cache *cache, ml_batch *batch);
 int ml_logits_topk(const float *logits, int64_t n, int64_t k, int32_t *ids, float *values);
 /* log(sum(exp(logits))) over `n` logits, accumulated in double: log-probability of i is logits[i] - this. */
 int ml_logits_logsumexp(const float *logits, int64_t n, double *out);
+/* Sum of the weights exp(scale * logit - top) over all ids but the `skipped` ones in `skip` (ascending), in double.
+ * top: the largest scale * logit, or anything near it; scale > 0 is 1 / temperature. */
+int ml_logits_mass(const float *logits, int64_t n, double scale, double top, const int32_t *skip, int64_t skipped,
+                   double *out);
+/* The id at which the running sum of the same weights, in the order of the ids, first exceeds `target`: with a target
+ * of u times their mass, u uniform in [0, 1), a sample. ML_E_NOT_FOUND if no id has any weight. */
+int ml_logits_pick(const float *logits, int64_t n, double scale, double top, const int32_t *skip, int64_t skipped,
+                   double target, int32_t *id);
 
 // cdef:end
 #pragma GCC visibility pop

@@ -1,0 +1,104 @@
+--- moonloom from Lua.
+--
+--     local moonloom = require "moonloom"
+--     local model = moonloom.load("data/tiny-gpt-oss.gguf")
+--     local session = model:session()
+--     session:feed("Once upon a time")
+--     for _ = 1, 20 do session:step(session:logits():argmax()) end
+--     print(session:text())
+--
+-- Recipes work on moonloom.current(), the model that -m named or the small one in data/.
+--
+-- For whoever builds a prompt on top:
+--   moonloom.interactive   set it to true: generate and chat then stream what they make, and the value they return has
+--                          .streamed = true. Show value:summary() in place of tostring(value) for such a value, once.
+--   moonloom.last          the last generation; moonloom.resume() goes on with it.
+--   moonloom.chat()        the current chat (made on demand): chat:say(text) -> reply, with .streamed and :summary().
+--   moonloom.is_interrupt(problem), moonloom.interrupt   the error of Ctrl-C.
+local ffi = require "ffi"
+local interrupt = require "moonloom.interrupt"
+local ml = require "moonloom.ffi"
+local C, check = ml.C, ml.check
+
+local M = {
+    version = ffi.string(C.ml_version()),
+    home = ml.home,
+    interrupt = interrupt.error,
+    is_interrupt = interrupt.is_interrupt,
+    interactive = false,
+}
+
+--- Opens a model file.
+function M.load(path)
+    if type(path) ~= "string" then error("moonloom.load needs the path of a model file", 2) end
+    return require("moonloom.model").load(path)
+end
+
+local chosen -- path of the current model
+local current -- the current model, once it is loaded
+
+--- Makes a model (a path, or a loaded one) the current one. A path is opened when it is first needed.
+function M.use(which)
+    if type(which) == "table" then
+        chosen, current = which.path, which
+    else
+        chosen, current = which, nil
+    end
+end
+
+--- The current model; or another for once: moonloom.current(path or model), nil for the current one.
+function M.current(which)
+    if type(which) == "table" then return which end
+    if which and which ~= chosen then return M.load(which) end
+    current = current or M.load(chosen or ml.home .. "/data/tiny-gpt-oss.gguf")
+    return current
+end
+
+--- moonloom.threads(n) sets the number of threads (0: the physical cores); moonloom.threads() tells it.
+function M.threads(count)
+    if count then check(C.ml_threads_set(count)) end
+    return C.ml_threads_count()
+end
+
+--- moonloom.isa(name) switches the kernels ("scalar", "avx2", "avx512", "auto"); moonloom.isa() tells which are used.
+function M.isa(name)
+    if name then check(C.ml_isa_set(name)) end
+    return ffi.string(C.ml_isa_name())
+end
+
+--- Read bandwidth of this machine with the threads in use, in bytes per second, measured for `milliseconds` (300).
+function M.bandwidth(milliseconds)
+    local out = ffi.new("double[1]")
+    check(C.ml_machine_bandwidth(milliseconds or 300, out))
+    return out[0]
+end
+
+--- Milliseconds of a monotonic clock.
+function M.now()
+    return C.ml_time_now()
+end
+
+--- Peak memory of this process in bytes, mapped files included.
+function M.peak_bytes()
+    return tonumber(C.ml_memory_peak())
+end
+
+--- Steps many sessions of one cache in one pass: moonloom.step_all({ s1, s2 }, { id1, id2 }).
+function M.step_all(sessions, ids)
+    return require("moonloom.session").step_all(sessions, ids)
+end
+
+--- Goes on with the last generation (moonloom.last), with other parameters if given: resume{ max_tokens = 100 }.
+function M.resume(options)
+    if not M.last then error("nothing to go on with: generate something first", 0) end
+    return M.last:resume(options)
+end
+
+--- The current chat, made on demand.
+function M.chat()
+    return require("moonloom.recipe").get("chat").current()
+end
+
+require "moonloom.recipe" -- from here on `require "recipes.x"` finds recipes
+
+return M

@@ -1,0 +1,158 @@
+--- A batch: rows of tokens that go through the model together, as a whole or step by step.
+--
+--     local batch = model:batch(8)
+--     batch:add(session, id, true)              -- the next token of that session; true: it wants logits
+--     batch:embed()
+--     for l = 0, model:config().layers - 1 do
+--         batch:attention(l)                    -- or batch:layer(l) for all three
+--         batch:router(l)                       -- batch:expert_ids() may be changed here
+--         batch:experts(l)
+--         batch:residual()                      -- tensor {rows, width}: read it, change it
+--     end
+--     batch:head()
+--     batch:logits(0)                           -- rows, layers and token ids count from 0, as in the core
+--     batch:commit()                            -- only now the sessions have these tokens
+--
+-- batch:forward() does all of that at once.
+local ffi = require "ffi"
+local ml = require "moonloom.ffi"
+local logits_view = require "moonloom.logits"
+local C, check = ml.C, ml.check
+
+local M = {}
+
+local Batch = {}
+Batch.__index = Batch
+
+--- A batch of at most `capacity` rows for `model`.
+function M.new(model, capacity)
+    local out = ffi.new("ml_batch *[1]")
+    check(C.ml_batch_create(model:handle(), capacity, out))
+    return setmetatable({
+        _handle = ffi.gc(out[0], C.ml_batch_free), model = model, capacity = capacity,
+        epoch = ffi.new("double[1]"), -- changes whenever logits that were given out become invalid
+        added = {}, -- session -> rows of it
+    }, Batch)
+end
+
+--- Takes all rows out.
+function Batch:clear()
+    C.ml_batch_clear(self._handle)
+    self.cache, self.added = nil, {}
+    return self
+end
+
+--- Adds token `id` as the next one of `session`. Returns the row, from 0. All sessions of a batch share one cache:
+--- they are forks of one another (session:fork(0) gives an empty one).
+function Batch:add(session, id, want_logits)
+    local cache = session:shared_cache()
+    if self.cache and self.cache ~= cache then
+        error("the sessions of a batch must share one cache: fork them from one session (fork(0) is empty)", 2)
+    end
+    local added = self.added[session] or 0
+    local position = session.position + added
+    check(C.ml_batch_add(self._handle, id, position, session.sequence, want_logits and 1 or 0))
+    session:note(position, id)
+    self.cache, self.added[session] = cache, added + 1
+    return self:rows() - 1
+end
+
+--- Number of rows.
+function Batch:rows()
+    return tonumber(C.ml_batch_rows(self._handle))
+end
+
+local function cache_of(self)
+    return self.cache and self.cache.handle or error("the batch has no rows: add some first", 3)
+end
+
+--- The whole pass: embed, every layer, head, commit. On failure the sessions are as before.
+function Batch:forward()
+    local cache = cache_of(self)
+    self.epoch[0] = self.epoch[0] + 1
+    check(C.ml_forward(cache, self._handle))
+    return self
+end
+
+--- Fills the residual stream with the embeddings of the tokens.
+function Batch:embed()
+    local cache = cache_of(self)
+    self.epoch[0] = self.epoch[0] + 1
+    check(C.ml_forward_embed(cache, self._handle))
+    return self
+end
+
+--- Layer `l` (from 0) as a whole: attention, router, experts.
+function Batch:layer(l)
+    check(C.ml_forward_layer(cache_of(self), self._handle, l))
+    return self
+end
+
+--- Attention of layer `l`, added to the residual stream.
+function Batch:attention(l)
+    check(C.ml_forward_attention(cache_of(self), self._handle, l))
+    return self
+end
+
+--- Router of layer `l`: chooses experts. Nothing happens in a dense model.
+function Batch:router(l)
+    check(C.ml_forward_router(cache_of(self), self._handle, l))
+    return self
+end
+
+--- The chosen experts of layer `l` (or its feed-forward block), added to the residual stream.
+function Batch:experts(l)
+    check(C.ml_forward_experts(cache_of(self), self._handle, l))
+    return self
+end
+
+--- Logits of the rows that want them, from the residual stream as it is now.
+function Batch:head()
+    local cache = cache_of(self)
+    self.epoch[0] = self.epoch[0] + 1
+    check(C.ml_forward_head(cache, self._handle))
+    return self
+end
+
+--- Adds the rows to their sessions.
+function Batch:commit()
+    check(C.ml_forward_commit(cache_of(self), self._handle))
+    self.added = {}
+    return self
+end
+
+local function view(self, which)
+    local out = ffi.new("ml_tensor *[1]")
+    check(C.ml_batch_tensor(self._handle, which, out))
+    return require("moonloom.tensor").wrap(out[0])
+end
+
+--- The residual stream: f32 {rows, width}, a view that may be changed between steps.
+function Batch:residual()
+    return view(self, C.ML_VIEW_RESIDUAL)
+end
+
+--- f32 {rows, experts}, after router().
+function Batch:router_logits()
+    return view(self, C.ML_VIEW_ROUTER_LOGITS)
+end
+
+--- i32 {rows, experts used}, best first, after router(); may be changed before experts().
+function Batch:expert_ids()
+    return view(self, C.ML_VIEW_EXPERT_IDS)
+end
+
+--- f32 {rows, experts used}, after router(); may be changed before experts().
+function Batch:expert_weights()
+    return view(self, C.ML_VIEW_EXPERT_WEIGHTS)
+end
+
+local floats = ffi.new("const float *[1]")
+
+--- Logits of row `row` (from 0), which asked for them, after head() or forward(): valid until the next pass.
+function Batch:logits(row)
+    check(C.ml_batch_logits(self._handle, row, floats))
+    return logits_view.view(floats[0], self.model:config().vocabulary, self)
+end
+
+return M

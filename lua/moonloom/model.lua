@@ -1,0 +1,115 @@
+--- A model: weights, tokenizer and sizes of one file, and the sessions that run on it.
+local ffi = require "ffi"
+local ml = require "moonloom.ffi"
+local batch = require "moonloom.batch"
+local session = require "moonloom.session"
+local tokenizer = require "moonloom.tokenizer"
+local weights = require "moonloom.weights"
+local C, check = ml.C, ml.check
+
+local M = {}
+
+local Model = {}
+Model.__index = Model
+
+local function read_config(handle)
+    local config, plain = ffi.new("ml_config"), {}
+    C.ml_model_config(handle, config)
+    for _, field in ipairs {
+        "layers", "width", "heads", "kv_heads", "head_dim", "rope_dims", "ffn_width", "experts", "experts_used", "window",
+        "window_period", "context", "rope_original", "vocabulary", "norm_epsilon", "rope_base", "rope_factor",
+        "yarn_beta_fast", "yarn_beta_slow",
+    } do
+        plain[field] = tonumber(config[field])
+    end
+    plain.architecture = ffi.string(config.architecture)
+    return plain
+end
+
+--- Opens the model file at `path` (any part of a split file). model.load_ms tells how long it took.
+function M.load(path)
+    local began = C.ml_time_now()
+    local file = weights.open(path)
+    local out = ffi.new("ml_model *[1]")
+    check(C.ml_model_create(file.handle, out))
+    local handle = ffi.gc(out[0], C.ml_model_free)
+    return setmetatable({
+        path = path,
+        name = file:meta("general.name") or path:match("[^/]*$"),
+        weights = file,
+        tokenizer = tokenizer.create(file.handle),
+        load_ms = C.ml_time_now() - began,
+        _handle = handle,
+        _config = read_config(handle),
+    }, Model)
+end
+
+--- The core's handle. For modules of lua/.
+function Model:handle()
+    return self._handle or error(("the model %s is closed"):format(self.path), 3)
+end
+
+--- All sizes: { architecture, layers, width, heads, ... }, as ml_config in core/moonloom.h explains them.
+function Model:config()
+    return self._config
+end
+
+--- Bytes of weights that decoding one token reads.
+function Model:bytes_per_token()
+    return tonumber(C.ml_model_bytes_per_token(self:handle()))
+end
+
+--- model:session{ cache = "bf16" | "f32" } -> an empty session with a cache of its own.
+function Model:session(options)
+    return session.new(self, options and options.cache)
+end
+
+--- model:batch(capacity) -> an empty batch: see moonloom.batch.
+function Model:batch(capacity)
+    return batch.new(self, capacity)
+end
+
+-- The batch for prefills and step_all(), which all sessions of the model take turns with; it grows on demand.
+function Model:shared_batch(rows)
+    local shared = self._batch
+    if not shared or shared.capacity < rows then
+        local capacity = 16
+        while capacity < rows do capacity = capacity * 2 end
+        shared = batch.new(self, capacity)
+        self._batch = shared
+    end
+    return shared
+end
+
+--- model:tokenize(text, { special = true, bos = false }) -> list of ids.
+function Model:tokenize(text, options)
+    return self.tokenizer:encode(text, options)
+end
+
+--- model:detokenize(ids) -> text.
+function Model:detokenize(ids)
+    return self.tokenizer:decode(ids)
+end
+
+--- model:tensor(name) -> the weights of that name as a tensor that shows the file.
+function Model:tensor(name)
+    return require("moonloom.tensor").from_weights(self.weights.handle, name)
+end
+
+--- Releases the model; sessions that are left keep what they need.
+function Model:close()
+    if not self._handle then return end
+    C.ml_model_free(ffi.gc(self._handle, nil))
+    self._handle, self._batch = nil, nil
+    self.tokenizer:close()
+    self.weights:close()
+end
+
+function Model:__tostring()
+    if not self._handle then return ("model %s (closed)"):format(self.path) end
+    local c = self._config
+    return ("model %s: %s, %d layers of %d, %d tokens, context %d, %.2f GB"):format(self.name, c.architecture, c.layers,
+        c.width, c.vocabulary, c.context, self.weights:bytes() / 1e9)
+end
+
+return M
