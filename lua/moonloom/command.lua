@@ -92,9 +92,9 @@ end
 
 -- Takes the option `word` at `words[at]`; returns the index of its last word.
 local function take_option(info, given, words, at)
-    local word, value = words[at], nil
-    local shown, inline = word:match("^(%-%-[^=]+)=(.*)$")
-    shown, value = shown or word, inline
+    local word = words[at]
+    local shown, value = word:match("^(%-%-[^=]+)=(.*)$")
+    shown = shown or word
     local name = shown == "-m" and "model" or shown:match("^%-%-(.+)$")
     if not name then arguments.fail("%s has no option '%s'", info.name, word) end
     name = name:gsub("-", "_")

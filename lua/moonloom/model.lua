@@ -16,8 +16,8 @@ local function read_config(handle)
     local config, plain = ffi.new("ml_config"), {}
     C.ml_model_config(handle, config)
     for _, field in ipairs {
-        "layers", "width", "heads", "kv_heads", "head_dim", "rope_dims", "ffn_width", "experts", "experts_used", "window",
-        "window_period", "context", "rope_original", "vocabulary", "norm_epsilon", "rope_base", "rope_factor",
+        "layers", "width", "heads", "kv_heads", "head_dim", "rope_dims", "ffn_width", "experts", "experts_used",
+        "window", "window_period", "context", "rope_original", "vocabulary", "norm_epsilon", "rope_base", "rope_factor",
         "yarn_beta_fast", "yarn_beta_slow",
     } do
         plain[field] = tonumber(config[field])

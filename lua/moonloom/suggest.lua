@@ -3,10 +3,10 @@ local M = {}
 
 -- Edits (insert, delete, replace, swap of neighbours) between two words: Damerau and Levenshtein's distance.
 local function distance(a, b)
-    local before, previous, row = nil, nil, {}
+    local row, previous, before = {}
     for j = 0, #b do row[j] = j end
     for i = 1, #a do
-        before, previous, row = previous, row, { [0] = i }
+        row, previous, before = { [0] = i }, row, previous
         for j = 1, #b do
             local same = a:byte(i) == b:byte(j)
             local cost = math.min(previous[j] + 1, row[j - 1] + 1, previous[j - 1] + (same and 0 or 1))
