@@ -1,6 +1,7 @@
 /* The moonloom command: embeds LuaJIT and runs repl/main.lua of the folder that holds lua/, repl/, recipes/, data/. */
+#include "shell.h"
+
 #include <lauxlib.h>
-#include <lua.h>
 #include <lualib.h>
 
 #include <limits.h>
@@ -29,8 +30,33 @@ static int find_home(char home[PATH_MAX]) {
     return 0;
 }
 
+/* package.preload["repl.native"]: signals, line editing, files. */
+static int open_native(lua_State *L) {
+    lua_newtable(L);
+    signals_register(L);
+    line_register(L);
+    system_register(L);
+    return 1;
+}
+
+static void set_globals(lua_State *L, const char *home, int argc, char **argv) {
+    lua_pushstring(L, home);
+    lua_setglobal(L, "MOONLOOM_HOME");
+    lua_createtable(L, argc, 1);
+    for (int i = 0; i < argc; i++) {
+        lua_pushstring(L, argv[i]);
+        lua_rawseti(L, -2, i);
+    }
+    lua_setglobal(L, "arg");
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    lua_pushcfunction(L, open_native);
+    lua_setfield(L, -2, "repl.native");
+    lua_pop(L, 2);
+}
+
 int main(int argc, char **argv) {
-    char home[PATH_MAX], script[PATH_MAX + 16];
+    char home[PATH_MAX], path[PATH_MAX + 16];
     if (!find_home(home)) {
         fprintf(stderr, "moonloom: cannot find its folders lua/ and repl/; set MOONLOOM_HOME\n");
         return 1;
@@ -41,18 +67,14 @@ int main(int argc, char **argv) {
         return 1;
     }
     luaL_openlibs(L);
-    lua_pushstring(L, home);
-    lua_setglobal(L, "MOONLOOM_HOME");
-    lua_createtable(L, argc, 1);
-    for (int i = 0; i < argc; i++) {
-        lua_pushstring(L, argv[i]);
-        lua_rawseti(L, -2, i);
-    }
-    lua_setglobal(L, "arg");
-    snprintf(script, sizeof script, "%s/repl/main.lua", home);
-    int failed = luaL_loadfile(L, script) || lua_pcall(L, 0, 1, 0);
+    set_globals(L, home, argc, argv);
+    snprintf(path, sizeof path, "%s/lua", home);
+    signals_install(L, path);
+    snprintf(path, sizeof path, "%s/repl/main.lua", home);
+    int failed = luaL_loadfile(L, path) || lua_pcall(L, 0, 1, 0);
     if (failed) fprintf(stderr, "moonloom: %s\n", lua_tostring(L, -1));
     int status = failed ? 1 : (int)lua_tointeger(L, -1);
+    signals_forget();
     lua_close(L);
     return status;
 }
