@@ -195,6 +195,7 @@ int ml_synth_fill(int dtype, int64_t elements, double deviation, uint64_t seed, 
     if (!(deviation >= 1e-6 && deviation <= 1e3)) {
         return ml_error(ML_E_ARGUMENT, "a standard deviation of random weights is from 1e-6 to 1e3, not %g", deviation);
     }
+    if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
     fill f = {.dtype = dtype, .block_bytes = (size_t)ml_dtype_bytes(dtype), .seed = seed, .out = out};
     f.width = deviation * sqrt(3.0);
     f.unit = unit > 0 ? deviation / unit : 0;

@@ -4,12 +4,14 @@
 --         file:meta("general.architecture", "string", "llama")
 --         file:meta("some.list", "u32[]", { 1, 2, 3 })
 --         file:tensor("token_embd.weight", "f32", { 512, 64 })
---         file:data("token_embd.weight", buffer)     -- in the order of the tensors
+--         file:data("token_embd.weight", buffer)     -- in the order of the tensors; or
+--         file:random("token_embd.weight", 0.02, 1)  -- deviation, seed
 --     end)
 --
 -- The file is written beside its place and renamed at the end, so that a reader never sees half of it.
 local ffi = require "ffi"
-local C = require("moonloom.ffi").C
+local ml = require "moonloom.ffi"
+local C = ml.C
 
 ffi.cdef [[
 size_t fwrite(const void *data, size_t size, size_t count, void *file);
@@ -24,6 +26,7 @@ local Writer = {}
 Writer.__index = Writer
 
 local ENOSPC = 28
+local CHUNK = 16 * 2 ^ 20 -- bytes that are made and written at once
 
 local function fail(self, reason)
     error(("%s cannot be written: %s"):format(self.path, reason), 0)
@@ -46,8 +49,14 @@ end
 
 local u32, u64 = packer("uint32_t", 4), packer("uint64_t", 8)
 
+-- The packed lengths of strings, each made once.
+local lengths = setmetatable({}, { __index = function(self, length)
+    self[length] = u64(length)
+    return self[length]
+end })
+
 local function packed_string(text)
-    return u64(#text) .. text
+    return lengths[#text] .. text
 end
 
 -- Value types: the number in the file, and what packs one value.
@@ -107,7 +116,8 @@ function Writer:tensor(name, dtype, shape)
         error(("%s has rows of %d elements, which are no whole blocks of %d (%s)"):format(name, row, block, dtype), 0)
     end
     local bytes = elements / block * tonumber(C.ml_dtype_bytes(number))
-    self.tensors[#self.tensors + 1] = { name = name, number = number, shape = shape, bytes = bytes }
+    local tensor = { name = name, number = number, shape = shape, bytes = bytes }
+    self.tensors[#self.tensors + 1], self.by_name[name] = tensor, tensor
     return bytes
 end
 
@@ -158,6 +168,38 @@ function Writer:data(name, pointer, bytes)
     self.left = self.tensors[self.next] and self.tensors[self.next].bytes
 end
 
+-- Writes all data of a tensor in chunks: fill(buffer, elements, index) makes the chunk `index` (from 0). `progress` is
+-- told the bytes of each chunk.
+local function put_chunks(self, name, fill, progress)
+    local tensor = self.by_name[name]
+    local block, bytes = tonumber(C.ml_dtype_block(tensor.number)), tonumber(C.ml_dtype_bytes(tensor.number))
+    local capacity = math.floor(CHUNK / bytes) * bytes
+    self.buffer = self.buffer or ffi.new("uint8_t[?]", CHUNK)
+    for start = 0, tensor.bytes - 1, capacity do
+        local size = math.min(capacity, tensor.bytes - start)
+        fill(self.buffer, size / bytes * block, start / capacity)
+        self:data(name, self.buffer, size)
+        if progress then progress(size) end
+    end
+end
+
+--- Writes random data of tensor `name` (see ml_synth_fill): mean 0, standard deviation `deviation`; `seed` is any
+-- number. `progress(bytes)`, if given, is called for every piece.
+function Writer:random(name, deviation, seed, progress)
+    local number = self.by_name[name].number
+    put_chunks(self, name, function(buffer, elements, index)
+        ml.check(C.ml_synth_fill(number, elements, deviation, ffi.cast("uint64_t", seed) * 2 ^ 20 + index, buffer))
+    end, progress)
+end
+
+--- Writes an f32 tensor whose elements are all `value`.
+function Writer:constant(name, value, progress)
+    put_chunks(self, name, function(buffer, elements)
+        local floats = ffi.cast("float *", buffer)
+        for i = 0, elements - 1 do floats[i] = value end
+    end, progress)
+end
+
 local function finish(self)
     if self.next == 0 then
         put_head(self)
@@ -181,7 +223,7 @@ function M.save(path, options, fill)
     end
     local self = setmetatable({
         path = path, temporary = path .. ".part", version = options.version or 3,
-        alignment = 32, at = 0, pairs = {}, tensors = {}, next = 0,
+        alignment = 32, at = 0, pairs = {}, tensors = {}, by_name = {}, next = 0,
     }, Writer)
     local reason
     self.file, reason = io.open(self.temporary, "wb")

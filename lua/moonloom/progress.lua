@@ -13,6 +13,9 @@ local M = {}
 local Bar = {}
 Bar.__index = Bar
 
+--- Milliseconds of a monotonic clock.
+M.clock = C.ml_time_now
+
 local WIDTH, INTERVAL = 30, 100 -- cells; milliseconds
 
 --- Starts a bar: `label` what is being done, `total` the amount that is all of it, `unit` "B" to show it as bytes
@@ -23,13 +26,14 @@ function M.start(options)
         total = math.max(options.total or 1, 1),
         unit = options.unit,
         shown = ffi.C.isatty(2) == 1,
-        began = C.ml_time_now(),
+        began = M.clock(),
     }, Bar)
     bar.drawn = bar.began - INTERVAL
     return bar
 end
 
-local function amount(value, unit)
+--- A number with its unit, as a person reads it: "12.1 GB", "340 kB", "17 tokens".
+function M.amount(value, unit)
     if unit ~= "B" then return ("%d %s"):format(value, unit) end
     local scale, name = 1, "B"
     for _, step in ipairs { { 1e3, "kB" }, { 1e6, "MB" }, { 1e9, "GB" } } do
@@ -50,8 +54,8 @@ function Bar:line(done, elapsed)
     local cells = math.floor(share * WIDTH)
     local parts = { ("%s [%s%s] %3d%%"):format(self.label, ("#"):rep(cells), ("."):rep(WIDTH - cells), share * 100) }
     if self.unit then
-        parts[#parts + 1] = amount(done, self.unit)
-        if elapsed > 0 then parts[#parts + 1] = amount(done / elapsed * 1000, self.unit) .. "/s" end
+        parts[#parts + 1] = M.amount(done, self.unit)
+        if elapsed > 0 then parts[#parts + 1] = M.amount(done / elapsed * 1000, self.unit) .. "/s" end
     end
     if share > 0 and share < 1 and elapsed > 1000 then
         parts[#parts + 1] = duration(elapsed * (1 / share - 1) / 1000) .. " left"
@@ -61,7 +65,7 @@ end
 
 --- Tells how much is done in all.
 function Bar:update(done)
-    local now = C.ml_time_now()
+    local now = M.clock()
     if not self.shown or now - self.drawn < INTERVAL then return end
     self.drawn = now
     io.stderr:write("\r", self:line(done, now - self.began), "\27[K")
