@@ -15,6 +15,10 @@ static struct {
     ml_kernels table;
 } sets[] = {
     {.name = "scalar", .fill = ml_kernels_scalar},
+#if defined(__x86_64__)
+    {.name = "avx2", .fill = ml_kernels_avx2},
+    {.name = "avx512", .fill = ml_kernels_avx512},
+#endif
 };
 enum { SETS = sizeof sets / sizeof sets[0] };
 

@@ -12,6 +12,7 @@ enum { ML_DOT_COLUMNS = 4 };
 
 typedef struct ml_kernels {
     const char *isa;
+    int64_t few_columns; /* up to this many, dot_rows beats unpacking rows once for a dense product (measured) */
 
     /* out[0..k) = the elements of one stored row, as f32. */
     void (*decode_row[ML_DTYPE_LIMIT])(const void *row, float *out, int64_t k);

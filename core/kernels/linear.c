@@ -4,10 +4,6 @@
 #include "kernels/dense.h"
 #include "kernels/kernels.h"
 
-/* Up to this many columns the dot kernels win, which read each stored block once for four columns; above, unpacking
- * once and multiplying densely does. Measured on Zen 5: see tests/tools/kernel_speed.lua. */
-enum { FEW_COLUMNS = 8 };
-
 size_t ml_linear_scratch(int64_t cols) {
     return (size_t)cols * ML_LINEAR_PANEL * sizeof(float);
 }
@@ -25,7 +21,7 @@ static void panel_rows(const ml_matrix *w, int64_t begin, int64_t end, const flo
 void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const float *x, int64_t ldx,
                     int64_t columns, float *y, int64_t ldy, float *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
-    if (columns > FEW_COLUMNS) {
+    if (columns > kernels->few_columns) {
         for (int64_t r = begin; r < end; r += ML_LINEAR_PANEL) {
             panel_rows(w, r, r + ML_LINEAR_PANEL < end ? r + ML_LINEAR_PANEL : end, x, ldx, columns, y, ldy, scratch);
         }

@@ -132,6 +132,7 @@ static uint64_t read_stream(const void *area, int64_t bytes) {
 void ml_kernels_scalar(ml_kernels *table) {
     *table = (ml_kernels){
         .isa = "scalar",
+        .few_columns = ML_DOT_COLUMNS,
         .dot_rows =
             {
                 [ML_F32] = dot_rows_f32,

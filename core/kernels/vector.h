@@ -1,0 +1,387 @@
+/* The vector kernels, written once for any width. avx2.c and avx512.c define the few primitives that differ and then
+ * include this file; nothing else does, and everything here is static, so that no code compiled with their flags can
+ * be linked into the rest.
+ *
+ * Expected before: W (floats of a vector), vf (its type, with the compiler's + - * /), and
+ *   v_load v_store        W floats, no alignment needed
+ *   v_load_part v_store_part   the first n < W floats; lanes that are not there load as 0
+ *   v_load_bf16           W bf16, widened
+ *   v_set v_fma v_max v_min    v_max(a, b) and v_min(a, b) give b when one of them is NaN
+ *   v_round v_power       nearest integer; x * 2^n for -151 <= n <= 128
+ *   v_sum v_top           over the lanes
+ *   v_sum4                the sums of four vectors, stored as four floats
+ *   v_store_bf16          W floats as bf16, to nearest even */
+#include "base/memory.h"
+#include "tensor/dtype.h"
+
+#include <math.h>
+
+enum { MAX_HEAD_DIM = 256, MAX_PAGE = 64, QUERY_TILE = 16 };
+
+/* exp(x): 2^n * exp(r) with |r| <= ln(2)/2 and a polynomial of degree 7 (Taylor: 5e-9 relative). At most 2 ulp off;
+ * 0 below -104, infinite above 88.8; NaN stays. */
+static inline vf v_exp(vf x) {
+    x = v_min(v_set(89.0f), v_max(v_set(-104.0f), x));
+    vf n = v_round(x * v_set(1.44269504f));
+    vf r = v_fma(n, v_set(-0.693359375f), x); /* ln(2) in two parts: the first has few bits, so n times it is exact */
+    r = v_fma(n, v_set(2.12194440e-4f), r);
+    vf p = v_set(1.0f / 5040);
+    p = v_fma(p, r, v_set(1.0f / 720));
+    p = v_fma(p, r, v_set(1.0f / 120));
+    p = v_fma(p, r, v_set(1.0f / 24));
+    p = v_fma(p, r, v_set(1.0f / 6));
+    p = v_fma(p, r, v_set(0.5f));
+    p = v_fma(p, r, v_set(1.0f));
+    p = v_fma(p, r, v_set(1.0f));
+    return v_power(p, n);
+}
+
+static void rms_norm(const float *x, const float *weight, double epsilon, float *out, int64_t n) {
+    vf a = v_set(0), b = v_set(0);
+    int64_t i = 0;
+    for (; i + 2 * W <= n; i += 2 * W) {
+        vf u = v_load(x + i), v = v_load(x + i + W);
+        a = v_fma(u, u, a);
+        b = v_fma(v, v, b);
+    }
+    for (; i < n; i += W) {
+        vf u = n - i < W ? v_load_part(x + i, n - i) : v_load(x + i);
+        a = v_fma(u, u, a);
+    }
+    vf scale = v_set((float)(1.0 / sqrt((double)v_sum(a + b) / (double)n + epsilon)));
+    for (i = 0; i + W <= n; i += W) v_store(out + i, v_load(x + i) * scale * v_load(weight + i));
+    if (i < n) v_store_part(out + i, v_load_part(x + i, n - i) * scale * v_load_part(weight + i, n - i), n - i);
+}
+
+static float top_of(const float *x, int64_t n) {
+    vf top = v_set(-INFINITY);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) top = v_max(top, v_load(x + i));
+    float best = v_top(top);
+    for (; i < n; i++) best = x[i] > best ? x[i] : best;
+    return best;
+}
+
+/* x[i] = exp(x[i] - top); returns the sum. */
+static float exp_all(float *x, int64_t n, float top) {
+    vf base = v_set(top), sum = v_set(0);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        vf e = v_exp(v_load(x + i) - base);
+        v_store(x + i, e);
+        sum = sum + e;
+    }
+    float total = v_sum(sum);
+    if (i < n) {
+        v_store_part(x + i, v_exp(v_load_part(x + i, n - i) - base), n - i);
+        for (; i < n; i++) total += x[i];
+    }
+    return total;
+}
+
+static void softmax(float *x, int64_t n) {
+    const vf scale = v_set(1.0f / exp_all(x, n, top_of(x, n)));
+    int64_t i = 0;
+    for (; i + W <= n; i += W) v_store(x + i, v_load(x + i) * scale);
+    if (i < n) v_store_part(x + i, v_load_part(x + i, n - i) * scale, n - i);
+}
+
+/* g * sigmoid(slope * g). */
+static inline vf v_gate(vf g, float slope) {
+    return g / (v_set(1) + v_exp(g * v_set(-slope)));
+}
+
+static inline vf v_swiglu_clamped(vf gate, vf up) {
+    vf g = v_min(v_set(7), gate), u = v_min(v_set(7), v_max(v_set(-7), up));
+    return v_gate(g, 1.702f) * (u + v_set(1));
+}
+
+static void swiglu_clamped(const float *gate, const float *up, float *out, int64_t n) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) v_store(out + i, v_swiglu_clamped(v_load(gate + i), v_load(up + i)));
+    if (i < n) {
+        v_store_part(out + i, v_swiglu_clamped(v_load_part(gate + i, n - i), v_load_part(up + i, n - i)), n - i);
+    }
+}
+
+static void swiglu(const float *gate, const float *up, float *out, int64_t n) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) v_store(out + i, v_gate(v_load(gate + i), 1) * v_load(up + i));
+    if (i < n) v_store_part(out + i, v_gate(v_load_part(gate + i, n - i), 1) * v_load_part(up + i, n - i), n - i);
+}
+
+static void axpy(float a, const float *x, float *y, int64_t n) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) v_store(y + i, v_fma(v_set(a), v_load(x + i), v_load(y + i)));
+    if (i < n) v_store_part(y + i, v_fma(v_set(a), v_load_part(x + i, n - i), v_load_part(y + i, n - i)), n - i);
+}
+
+static void to_bf16(const float *x, uint16_t *out, int64_t n) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) v_store_bf16(out + i, v_load(x + i));
+    for (; i < n; i++) out[i] = ml_f32_to_bf16(x[i]);
+}
+
+/* ---- attention -------------------------------------------------------------------------------- */
+
+/* A page as f32: itself, or widened into `area`. n is a multiple of W. */
+static const float *widen(const void *page, int dtype, int64_t n, float *area) {
+    if (dtype == ML_F32) return page;
+    for (int64_t i = 0; i < n; i += W) v_store(area + i, v_load_bf16((const uint16_t *)page + i));
+    return area;
+}
+
+/* score[t] = dot(q, key t), four keys at a time. */
+static void page_scores(const float *q, const float *keys, int64_t tokens, int64_t dim, float *score) {
+    int64_t t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+        const float *k = keys + t * dim;
+        vf a = v_set(0), b = a, c = a, d = a;
+        for (int64_t i = 0; i < dim; i += W) {
+            vf x = v_load(q + i);
+            a = v_fma(x, v_load(k + i), a);
+            b = v_fma(x, v_load(k + dim + i), b);
+            c = v_fma(x, v_load(k + 2 * dim + i), c);
+            d = v_fma(x, v_load(k + 3 * dim + i), d);
+        }
+        v_sum4(a, b, c, d, score + t);
+    }
+    for (; t < tokens; t++) {
+        vf a = v_set(0);
+        for (int64_t i = 0; i < dim; i += W) a = v_fma(v_load(q + i), v_load(keys + t * dim + i), a);
+        score[t] = v_sum(a);
+    }
+}
+
+/* acc = keep * acc + sum over t of p[t] * value t, for the `vectors` vectors of W from acc on. */
+static inline __attribute__((always_inline)) void add_values(const float *p, const float *values, int64_t tokens,
+                                                             int64_t dim, float keep, float *acc, const int vectors) {
+    vf sum[4];
+    for (int v = 0; v < vectors; v++) sum[v] = v_load(acc + v * W) * v_set(keep);
+    for (int64_t t = 0; t < tokens; t++) {
+        vf weight = v_set(p[t]);
+        for (int v = 0; v < vectors; v++) sum[v] = v_fma(weight, v_load(values + t * dim + v * W), sum[v]);
+    }
+    for (int v = 0; v < vectors; v++) v_store(acc + v * W, sum[v]);
+}
+
+static void page_values(const float *p, const float *values, int64_t tokens, int64_t dim, float keep, float *acc) {
+    int64_t i = 0;
+    for (; i + 4 * W <= dim; i += 4 * W) add_values(p, values + i, tokens, dim, keep, acc + i, 4);
+    for (; i < dim; i += W) add_values(p, values + i, tokens, dim, keep, acc + i, 1);
+}
+
+static void attend(const float *q, int64_t queries, int64_t head_dim, const void *keys, const void *values, int dtype,
+                   int64_t tokens, float *top, float *sum, float *acc) {
+    _Alignas(64) float area[MAX_PAGE * MAX_HEAD_DIM];
+    _Alignas(64) float score[QUERY_TILE][MAX_PAGE];
+    float keep[QUERY_TILE];
+    for (int64_t first = 0; first < queries; first += QUERY_TILE) {
+        int64_t count = queries - first < QUERY_TILE ? queries - first : QUERY_TILE;
+        const float *k = widen(keys, dtype, tokens * head_dim, area);
+        for (int64_t h = 0; h < count; h++) {
+            page_scores(q + (first + h) * head_dim, k, tokens, head_dim, score[h]);
+            float before = top[first + h], best = top_of(score[h], tokens);
+            best = before > best ? before : best;
+            keep[h] = before == best ? 1 : expf(before - best); /* brings what was summed so far to the new scale */
+            sum[first + h] = sum[first + h] * keep[h] + exp_all(score[h], tokens, best);
+            top[first + h] = best;
+        }
+        const float *v = widen(values, dtype, tokens * head_dim, area);
+        for (int64_t h = 0; h < count; h++) {
+            page_values(score[h], v, tokens, head_dim, keep[h], acc + (first + h) * head_dim);
+        }
+    }
+}
+
+/* ---- rows of weights -------------------------------------------------------------------------- */
+
+/* How the rows of a dtype are unpacked: `prepare` turns the scales of a block into f32 once, `unpack` gives elements
+ * [64 part, 64 part + 64) of it, or all of a block that is smaller. Passed to always_inline functions as constants, so
+ * every dtype gets its own loop. */
+typedef struct row_format {
+    int elements, bytes; /* of a block */
+    void (*prepare)(const uint8_t *block, float *scales);
+    void (*unpack)(const uint8_t *block, int part, const float *scales, vf *w);
+} row_format;
+
+enum { PART = 64, PART_VECTORS = PART / W, BLOCK_VECTORS = 32 / W };
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+/* Sums that run side by side for one column: enough to hide the latency of v_fma, few enough for the registers (32 of
+ * 16 floats, or 16 of 8). */
+static ALWAYS_INLINE int chains(const int columns) {
+    return W == 16 || columns <= 2 ? 4 : 2;
+}
+
+/* sum[c][..] += w[v] * x of column c, for `vectors` vectors. */
+static ALWAYS_INLINE void add_products(const vf *w, const int vectors, const float *x, int64_t ldx, const int columns,
+                                       vf sum[][4], const int shift) {
+#pragma GCC unroll 8
+    for (int c = 0; c < columns; c++) {
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) {
+            vf *s = &sum[c][(v + shift) % chains(columns)];
+            *s = v_fma(w[v], v_load(x + c * ldx + v * W), *s);
+        }
+    }
+}
+
+/* One row of blocks of 32 against `columns` columns; two blocks a round, so that four sums run side by side. */
+static ALWAYS_INLINE void dot_small_blocks(const row_format f, const uint8_t *row, int64_t k, const float *x,
+                                           int64_t ldx, const int columns, vf sum[][4]) {
+    int64_t i = 0;
+    for (; i + 64 <= k; i += 64, row += 2 * f.bytes) {
+        vf w[BLOCK_VECTORS];
+        f.unpack(row, 0, NULL, w);
+        add_products(w, BLOCK_VECTORS, x + i, ldx, columns, sum, 0);
+        f.unpack(row + f.bytes, 0, NULL, w);
+        add_products(w, BLOCK_VECTORS, x + i + 32, ldx, columns, sum, BLOCK_VECTORS);
+    }
+    if (i + 32 <= k) {
+        vf w[BLOCK_VECTORS];
+        f.unpack(row, 0, NULL, w);
+        add_products(w, BLOCK_VECTORS, x + i, ldx, columns, sum, 0);
+        i += 32;
+        row += f.bytes;
+    }
+    if (i < k) { /* plain dtypes only: the rest, padded with zeros */
+        _Alignas(64) uint8_t rest[128] = {0};
+        memcpy(rest, row, (size_t)((k - i) * f.bytes / 32));
+        vf w[BLOCK_VECTORS];
+        f.unpack(rest, 0, NULL, w);
+        for (int c = 0; c < columns; c++) {
+            _Alignas(64) float part[32] = {0};
+            memcpy(part, x + c * ldx + i, (size_t)(k - i) * sizeof *part);
+            for (int v = 0; v < BLOCK_VECTORS; v++) sum[c][0] = v_fma(w[v], v_load(part + v * W), sum[c][0]);
+        }
+    }
+}
+
+/* One row of blocks of 256, in parts of 64. */
+static ALWAYS_INLINE void dot_large_blocks(const row_format f, const uint8_t *row, int64_t k, const float *x,
+                                           int64_t ldx, const int columns, vf sum[][4]) {
+    for (int64_t i = 0; i < k; i += 256, row += f.bytes) {
+        _Alignas(64) float scales[16];
+        f.prepare(row, scales);
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) {
+            vf w[PART_VECTORS];
+            f.unpack(row, part, scales, w);
+            add_products(w, PART_VECTORS, x + i + part * PART, ldx, columns, sum, 0);
+        }
+    }
+}
+
+static ALWAYS_INLINE void dot_columns(const row_format f, const uint8_t *w, int64_t stride, int64_t rows, int64_t k,
+                                      const float *x, int64_t ldx, const int columns, float *y, int64_t ldy) {
+    for (int64_t r = 0; r < rows; r++) {
+        vf sum[ML_DOT_COLUMNS][4];
+        for (int c = 0; c < columns; c++) {
+            for (int v = 0; v < 4; v++) sum[c][v] = v_set(0);
+        }
+        if (f.elements == 256) {
+            dot_large_blocks(f, w + r * stride, k, x, ldx, columns, sum);
+        } else {
+            dot_small_blocks(f, w + r * stride, k, x, ldx, columns, sum);
+        }
+        for (int c = 0; c < columns; c++) {
+            y[c * ldy + r] = v_sum((sum[c][0] + sum[c][1]) + (sum[c][2] + sum[c][3]));
+        }
+    }
+}
+
+static ALWAYS_INLINE void dot_rows(const row_format f, const void *w, int64_t stride, int64_t rows, int64_t k,
+                                   const float *x, int64_t ldx, int64_t columns, float *y, int64_t ldy) {
+    switch (columns) {
+    case 1:
+        dot_columns(f, w, stride, rows, k, x, ldx, 1, y, ldy);
+        break;
+    case 2:
+        dot_columns(f, w, stride, rows, k, x, ldx, 2, y, ldy);
+        break;
+    case 3:
+        dot_columns(f, w, stride, rows, k, x, ldx, 3, y, ldy);
+        break;
+    case 4:
+        dot_columns(f, w, stride, rows, k, x, ldx, 4, y, ldy);
+        break;
+    }
+}
+
+static ALWAYS_INLINE void decode_row(const row_format f, const uint8_t *row, float *out, int64_t k) {
+    vf w[PART_VECTORS];
+    if (f.elements == 256) {
+        for (int64_t i = 0; i < k; i += 256, row += f.bytes) {
+            _Alignas(64) float scales[16];
+            f.prepare(row, scales);
+            for (int part = 0; part < 4; part++) {
+                f.unpack(row, part, scales, w);
+                for (int v = 0; v < PART_VECTORS; v++) v_store(out + i + part * PART + v * W, w[v]);
+            }
+        }
+        return;
+    }
+    int64_t i = 0;
+    for (; i + 32 <= k; i += 32, row += f.bytes) {
+        f.unpack(row, 0, NULL, w);
+        for (int v = 0; v < BLOCK_VECTORS; v++) v_store(out + i + v * W, w[v]);
+    }
+    if (i < k) {
+        _Alignas(64) uint8_t rest[128] = {0};
+        _Alignas(64) float part[32];
+        memcpy(rest, row, (size_t)((k - i) * f.bytes / 32));
+        f.unpack(rest, 0, NULL, w);
+        for (int v = 0; v < BLOCK_VECTORS; v++) v_store(part + v * W, w[v]);
+        memcpy(out + i, part, (size_t)(k - i) * sizeof *part);
+    }
+}
+
+/* The two kernels of a dtype, from its format. */
+#define ROW_KERNELS(name, ...)                                                                                         \
+    static void decode_row_##name(const void *row, float *out, int64_t k) {                                            \
+        decode_row((row_format){__VA_ARGS__}, row, out, k);                                                            \
+    }                                                                                                                  \
+    static void dot_rows_##name(const void *w, int64_t stride, int64_t rows, int64_t k, const float *x, int64_t ldx,   \
+                                int64_t columns, float *y, int64_t ldy) {                                              \
+        dot_rows((row_format){__VA_ARGS__}, w, stride, rows, k, x, ldx, columns, y, ldy);                              \
+    }
+
+ROW_KERNELS(f32, 32, 128, NULL, unpack_f32)
+ROW_KERNELS(f16, 32, 64, NULL, unpack_f16)
+ROW_KERNELS(bf16, 32, 64, NULL, unpack_bf16)
+ROW_KERNELS(q8_0, 32, sizeof(ml_block_q8_0), NULL, unpack_q8_0)
+ROW_KERNELS(q5_0, 32, sizeof(ml_block_q5_0), NULL, unpack_q5_0)
+ROW_KERNELS(mxfp4, 32, sizeof(ml_block_mxfp4), NULL, unpack_mxfp4)
+ROW_KERNELS(q4_k, 256, sizeof(ml_block_q4_k), prepare_q4_k, unpack_q4_k)
+ROW_KERNELS(q6_k, 256, sizeof(ml_block_q6_k), prepare_q6_k, unpack_q6_k)
+
+/* 2^(code - 127) for every e8m0 code. */
+static float e8m0[256];
+
+/* Puts the kernels of this file into a table that holds narrower ones. */
+static void fill(ml_kernels *table, const char *isa, int64_t few_columns) {
+    for (int code = 0; code < 256; code++) e8m0[code] = ml_e8m0_to_f32((uint8_t)code);
+    table->isa = isa;
+    table->few_columns = few_columns;
+#define PUT(dtype, name)                                                                                               \
+    table->decode_row[dtype] = decode_row_##name;                                                                      \
+    table->dot_rows[dtype] = dot_rows_##name
+    PUT(ML_F32, f32);
+    PUT(ML_F16, f16);
+    PUT(ML_BF16, bf16);
+    PUT(ML_Q8_0, q8_0);
+    PUT(ML_Q5_0, q5_0);
+    PUT(ML_MXFP4, mxfp4);
+    PUT(ML_Q4_K, q4_k);
+    PUT(ML_Q6_K, q6_k);
+    table->rms_norm = rms_norm;
+    table->softmax = softmax;
+    table->swiglu_clamped = swiglu_clamped;
+    table->swiglu = swiglu;
+    table->axpy = axpy;
+    table->attend = attend;
+    table->to_bf16 = to_bf16;
+    table->read_stream = read_stream;
+}
