@@ -73,6 +73,9 @@ function M.bandwidth(milliseconds)
     return out[0]
 end
 
+--- Raises an error about how something was called: on the command line it exits with code 2.
+M.wrong_usage = require("moonloom.arguments").fail
+
 --- Milliseconds of a monotonic clock.
 function M.now()
     return C.ml_time_now()

@@ -33,7 +33,7 @@ return {
         { name = "loud", type = "boolean", default = false },
         { name = "ids", type = "list" },
         { name = "kind", type = "string", default = "a", choices = { "a", "b" } },
-        { name = "hook", type = "function" },
+        { name = "hook", type = "function", from_lua = true },
     },
     version = 1,
     run = function(args) return args end,

@@ -124,6 +124,7 @@ end
 --- The value of a word on the command line for a parameter; `shown` is how the option was written.
 function M.from_text(recipe, parameter, word, shown)
     local kind, value = parameter.type, word
+    if parameter.from_lua then M.fail("%s: %s can only be given from Lua", recipe, shown) end
     if kind == "integer" or kind == "number" then
         value = tonumber(word)
         if value == nil then value = word end
@@ -132,8 +133,6 @@ function M.from_text(recipe, parameter, word, shown)
         if not value and word ~= "false" and word ~= "no" and word ~= "0" then value = word end
     elseif kind == "list" then
         value = split(word)
-    elseif kind == "function" then
-        M.fail("%s: %s can only be given from Lua", recipe, shown)
     end
     return check_value(recipe, parameter, value, shown)
 end

@@ -47,7 +47,7 @@ end
 function M.help(info)
     local rows = {}
     for _, parameter in ipairs(info.parameters) do
-        if parameter.type ~= "function" then rows[#rows + 1] = row_of(parameter) end
+        if not parameter.from_lua then rows[#rows + 1] = row_of(parameter) end
     end
     rows[#rows + 1] = { "-m FILE", "model file to use (default data/tiny-gpt-oss.gguf)" }
     rows[#rows + 1] = { "--threads N", "worker threads (default: the physical cores)" }

@@ -1,0 +1,119 @@
+-- Generate: goes on from a prompt, token by token. `next` is one token; save a change here and the next token uses it.
+local generation = require "moonloom.generation"
+local interrupt = require "moonloom.interrupt"
+local moonloom = require "moonloom"
+local progress = require "moonloom.progress"
+local samplers = require "recipes.samplers"
+local terminal = require "moonloom.terminal"
+
+local M = {
+    name = "generate",
+    summary = "go on from a prompt",
+    parameters = {
+        { name = "prompt", type = "string", positional = true, doc = "text to go on from; special tokens by name" },
+        { name = "prompt_file", type = "path", doc = "file with the text to go on from" },
+        { name = "ids", type = "list", doc = "token ids to go on from" },
+        { name = "max_tokens", type = "integer", default = 256, min = 1, doc = "tokens to make at most" },
+        { name = "temperature", type = "number", default = 1, min = 0, doc = "0 always takes the best token" },
+        { name = "top_k", type = "integer", default = 0, min = 0, doc = "only the k best tokens; 0 is off" },
+        { name = "top_p", type = "number", default = 1, min = 0, max = 1, doc = "only the best that reach this share" },
+        { name = "min_p", type = "number", default = 0, min = 0, max = 1, doc = "only those near the best; 0 is off" },
+        { name = "repetition_penalty", type = "number", default = 1, min = 0.1, doc = "over 1 shuns the last 64" },
+        { name = "seed", type = "integer", doc = "the same seed gives the same text; default: a new one" },
+        { name = "stop", type = "list", doc = "texts at which to stop" },
+        { name = "cache", type = "string", default = "bf16", choices = { "bf16", "f32" }, doc = "keys and values" },
+        { name = "bandwidth", type = "boolean", default = false, doc = "measure read bandwidth (--json always does)" },
+        { name = "chain", type = "list", from_lua = true, doc = "samplers in place of those above: recipes/samplers.lua" },
+        { name = "session", type = "any", from_lua = true, doc = "a session to go on in" },
+    },
+}
+
+-- One token. Returns why to stop, or nil.
+function M.next(g)
+    g:advance()
+    local candidates = g:candidates()
+    local id = samplers.choose(g.chain, candidates, g:context())
+    g:push(id, candidates)
+    return g:finished()
+end
+
+-- Makes tokens until there is a reason to stop; Ctrl-C is one, after which resume() goes on.
+function M.loop(g)
+    local live = require "recipes.generate" -- what is saved while the loop runs
+    local bar
+    local done = interrupt.catch(function()
+        g:prepare { progress = function(fed, total)
+            if total > 512 then
+                bar = bar or progress.start { label = "reading", total = total, unit = "tokens" }
+                bar:update(fed)
+            end
+        end }
+        if bar then bar:done() end
+        repeat
+            local stop = live.next(g)
+            if g.write then g:stream(g.write) end
+            g.stop = stop
+        until stop
+    end)
+    if bar then bar:done() end
+    if not done then g.stop = "interrupted" end
+    if g.write then g:stream(g.write, true) end
+    moonloom.last = g
+    return g
+end
+
+function M.chain(p)
+    return samplers.chain(p.chain or samplers.usual(p))
+end
+
+-- The ids to go on from, and their text if it was given as text.
+local function prompt_of(args, model, session)
+    local given = (args.prompt and 1 or 0) + (args.prompt_file and 1 or 0) + (args.ids and 1 or 0)
+    if given ~= 1 then moonloom.wrong_usage("generate needs one of prompt, prompt_file and ids") end
+    local ids, text = session:tokens(), args.prompt
+    if args.prompt_file then
+        local file, problem = io.open(args.prompt_file, "rb")
+        if not file then error("the prompt cannot be read: " .. problem, 0) end
+        text = file:read("*a")
+        file:close()
+    end
+    local more = args.ids or model:tokenize(text, { special = true, bos = #ids == 0 })
+    for _, id in ipairs(more) do
+        if type(id) ~= "number" or id % 1 ~= 0 then moonloom.wrong_usage("'%s' is no token id", tostring(id)) end
+        ids[#ids + 1] = id
+    end
+    return ids, #ids == #more and text or nil
+end
+
+-- Writes to the terminal as it comes, each token tinted by its probability.
+local function screen()
+    local coloured = terminal.has_colour(1)
+    return function(text, token)
+        io.stdout:write(coloured and terminal.tint(text, token.p) or text)
+        io.stdout:flush()
+    end
+end
+
+function M.run(args, door)
+    local model = args.session and args.session.model or moonloom.current(args.model)
+    local session = args.session or model:session { cache = args.cache }
+    local ids, text = prompt_of(args, model, session)
+    local g = generation.new {
+        model = model, session = session, prompt_ids = ids, prompt = text, parameters = args,
+        recipe = require "recipes.generate",
+    }
+    g.streamed = moonloom.interactive or door.command and not door.json and terminal.is_terminal(1)
+    if g.streamed then
+        g.write = screen()
+        io.stdout:write(terminal.has_colour(1) and terminal.dim(g.prompt) or g.prompt)
+        io.stdout:flush()
+    end
+    M.loop(g)
+    if g.streamed then io.stdout:write("\n") end
+    if door.command and not door.json then io.stderr:write(g:summary(), "\n") end
+    g.peak_bytes = moonloom.peak_bytes()
+    if door.json or args.bandwidth then g.read_bandwidth = moonloom.bandwidth() end
+    return g
+end
+
+return M
