@@ -1,4 +1,5 @@
 --- What is in a model file: metadata, tensors, sizes, and how long it took to open.
+local moonloom = require "moonloom"
 local progress = require "moonloom.progress"
 local weights = require "moonloom.weights"
 
@@ -79,12 +80,12 @@ function Report:__tostring()
 end
 
 local function run(p)
-    local file = weights.open(p.file)
+    local file = p.file and weights.open(p.file) or moonloom.current(p.model).weights
     local report = { metadata = {}, tensors = file:tensors(), timings_ms = file:timings() }
     for _, key in ipairs(file:keys()) do report.metadata[key] = read_value(file, key, p.all) end
     local architecture = report.metadata["general.architecture"]
     report.architecture = type(architecture) == "string" and architecture or nil
-    file:close()
+    if p.file then file:close() end
     return setmetatable(report, Report)
 end
 
@@ -92,7 +93,7 @@ return {
     name = "inspect",
     summary = "show the metadata, tensors and sizes of a model file",
     parameters = {
-        { name = "file", type = "path", positional = true, required = true, doc = "the GGUF file" },
+        { name = "file", type = "path", positional = true, doc = "the GGUF file; default: the current model's" },
         { name = "all", default = false, type = "boolean", doc = "give long arrays in full" },
     },
     run = run,

@@ -1,4 +1,5 @@
 --- A model of random weights, in any shape: for measuring speed and memory without a download.
+local moonloom = require "moonloom"
 local progress = require "moonloom.progress"
 local vocabulary = require "moonloom.vocabulary"
 local writer = require "moonloom.gguf_writer"
@@ -176,7 +177,7 @@ local function run(p)
     local shape = choose_shape(p)
     local path = p.output or (p.shape .. "-synth.gguf")
     if shape.architecture == "llama" and p.vocab then error("a tiktoken vocabulary is for gpt-oss shapes", 0) end
-    local began = progress.clock()
+    local began = moonloom.now()
     local tensors = list_tensors(shape, p)
     local bar
     local ok, result = pcall(writer.save, path, { force = p.force }, function(file)
@@ -201,7 +202,7 @@ local function run(p)
     if bar then bar:done() end
     if not ok then error(result, 0) end
     return setmetatable({
-        path = path, bytes = result, tensors = #tensors, seconds = (progress.clock() - began) / 1000,
+        path = path, bytes = result, tensors = #tensors, seconds = (moonloom.now() - began) / 1000,
     }, Written)
 end
 

@@ -85,8 +85,10 @@ describe("a damaged gguf", function()
     local original = folder.read(ml.home .. "/data/tiny-gpt-oss.gguf")
     local header -- bytes before the data
     local peak
+    local threads = C.ml_threads_count()
 
     setup(function()
+        C.ml_threads_set(1) -- thousands of tiny passes: waking others would cost more than they do
         local w = weights.open(ml.home .. "/data/tiny-gpt-oss.gguf")
         header = w:info(1).offset
         w:close()
@@ -94,7 +96,10 @@ describe("a damaged gguf", function()
         exercise()
         peak = C.ml_memory_peak()
     end)
-    teardown(folder.remove)
+    teardown(function()
+        C.ml_threads_set(threads)
+        folder.remove()
+    end)
 
     -- The sanitizer keeps freed memory for a while, so this bound is generous; a runaway count asks for gigabytes.
     local function assert_modest()

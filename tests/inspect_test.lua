@@ -29,6 +29,11 @@ describe("inspect", function()
         assert.equal(1024, #report.metadata["tokenizer.ggml.tokens"])
     end)
 
+    it("takes the current model where no file is named", function()
+        assert.same(inspect(tiny).tensors, inspect {}.tensors)
+        assert.same(inspect(tiny).tensors, inspect { model = tiny }.tensors)
+    end)
+
     it("is a readable report", function()
         local text = tostring(inspect(tiny))
         for _, words in ipairs { "architecture: gpt-oss", "1024 x string [!, ", "blk.3.ffn_down_exps.weight",

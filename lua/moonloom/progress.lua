@@ -13,9 +13,6 @@ local M = {}
 local Bar = {}
 Bar.__index = Bar
 
---- Milliseconds of a monotonic clock.
-M.clock = C.ml_time_now
-
 local WIDTH, INTERVAL = 30, 100 -- cells; milliseconds
 
 --- Starts a bar: `label` what is being done, `total` the amount that is all of it, `unit` "B" to show it as bytes
@@ -26,7 +23,7 @@ function M.start(options)
         total = math.max(options.total or 1, 1),
         unit = options.unit,
         shown = ffi.C.isatty(2) == 1,
-        began = M.clock(),
+        began = C.ml_time_now(),
     }, Bar)
     bar.drawn = bar.began - INTERVAL
     return bar
@@ -65,7 +62,7 @@ end
 
 --- Tells how much is done in all.
 function Bar:update(done)
-    local now = M.clock()
+    local now = C.ml_time_now()
     if not self.shown or now - self.drawn < INTERVAL then return end
     self.drawn = now
     io.stderr:write("\r", self:line(done, now - self.began), "\27[K")
