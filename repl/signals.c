@@ -180,7 +180,7 @@ static int native_protect(lua_State *L) {
     luaL_checktype(L, 2, LUA_TFUNCTION);
     int top = lua_gettop(L);
     lua_pushvalue(L, 1);
-    for (int i = 3; i <= top; i++) lua_pushvalue(L, i);
+    lua_insert(L, 3); /* below its arguments, so that only results are left above the handler */
     int status = signals_call(L, top - 2, LUA_MULTRET, 2);
     lua_pushboolean(L, status == 0);
     lua_replace(L, 2);
