@@ -24,8 +24,18 @@ local shapes = {
     },
 }
 
+-- Sizes that a parameter can change, and what they are.
 local sizes = {
-    "layers", "width", "heads", "kv_heads", "head_dim", "ffn_width", "experts", "experts_used", "context", "vocab_size",
+    { "layers", "layers" },
+    { "width", "elements of the residual stream" },
+    { "heads", "query heads" },
+    { "kv_heads", "key/value heads" },
+    { "head_dim", "elements of a head" },
+    { "ffn_width", "inner width of the feed-forward block, or of an expert" },
+    { "experts", "experts of a layer" },
+    { "experts_used", "experts that a token uses" },
+    { "context", "context length in tokens" },
+    { "vocab_size", "tokens of the vocabulary" },
 }
 
 -- What llama.cpp takes instead where a row does not fill blocks of 256, and general.file_type of files of that type.
@@ -35,12 +45,20 @@ local file_types = {
     q6_k = 18, iq4_nl = 25, iq4_xs = 30, bf16 = 32, mxfp4 = 38,
 }
 
+local function sorted_keys(map)
+    local list = {}
+    for key in pairs(map) do list[#list + 1] = key end
+    table.sort(list)
+    return list
+end
+
 -- The shape that the parameters describe.
 local function choose_shape(p)
     local shape = {}
     local known = shapes[p.shape]
     for key, value in pairs(known) do shape[key] = value end
-    for _, key in ipairs(sizes) do
+    for _, size in ipairs(sizes) do
+        local key = size[1]
         if p[key] then
             if not known[key] then error(("a %s model has no %s"):format(known.architecture, key), 0) end
             shape[key] = p[key]
@@ -51,6 +69,12 @@ local function choose_shape(p)
     end
     if shape.experts and shape.experts_used > shape.experts then
         error(("%d of %d experts cannot be used"):format(shape.experts_used, shape.experts), 0)
+    end
+    for _, key in ipairs { "type", "expert_type" } do
+        if not file_types[p[key]] then
+            local names = table.concat(sorted_keys(file_types), " ")
+            error(("there is no %s %s; there are %s"):format(key, p[key], names), 0)
+        end
     end
     return shape
 end
@@ -206,26 +230,18 @@ local function run(p)
     }, Written)
 end
 
-local function sorted_keys(map)
-    local list = {}
-    for key in pairs(map) do list[#list + 1] = key end
-    table.sort(list)
-    return list
-end
-
-local types = sorted_keys(file_types)
-
 local parameters = {
     { name = "output", type = "path", positional = true, doc = "the file to write; default: SHAPE-synth.gguf" },
-    { name = "shape", type = "string", default = "gpt-oss-20b", choices = sorted_keys(shapes), doc = "all sizes" },
-    { name = "type", type = "string", default = "q8_0", choices = types, doc = "type of the matrices" },
-    { name = "expert_type", type = "string", default = "mxfp4", choices = types, doc = "type of the experts" },
+    { name = "shape", type = "string", default = "gpt-oss-20b", choices = sorted_keys(shapes), doc = "shape" },
+    { name = "type", type = "string", default = "q8_0", doc = "type of the matrices: f32 bf16 q4_k ..." },
+    { name = "expert_type", type = "string", default = "mxfp4", doc = "type of the experts" },
     { name = "vocab", type = "path", doc = "tiktoken file to take the tokens from; default: made-up ones" },
     { name = "seed", type = "integer", default = 1, min = 0, doc = "number that the random weights come from" },
     { name = "force", type = "boolean", default = false, doc = "overwrite the file if it is there" },
 }
 for _, size in ipairs(sizes) do
-    parameters[#parameters + 1] = { name = size, type = "integer", min = 1, doc = "in place of the shape's" }
+    local doc = size[2] .. "; default: the shape's"
+    parameters[#parameters + 1] = { name = size[1], type = "integer", min = 1, doc = doc }
 end
 
 return {

@@ -153,6 +153,7 @@ describe("synth", function()
             ["cannot be read"] = { shape = "tiny", vocab = folder.path("absent.tiktoken") },
             ["no tiktoken"] = { shape = "tiny", vocab = ml.home .. "/LICENSE" },
             ["must be one of"] = { shape = "huge" },
+            ["no expert_type q9_0; there are bf16"] = { shape = "tiny", expert_type = "q9_0" },
         } do
             parameters.output = path
             local ok, problem = pcall(synth, parameters)
