@@ -2,7 +2,7 @@
 local arguments = require "moonloom.arguments"
 local json = require "moonloom.json"
 local moonloom = require "moonloom"
-local uv = require "luv"
+local terminal = require "moonloom.terminal"
 
 -- Reads all of a file, or of standard input.
 local function read(path)
@@ -14,11 +14,6 @@ local function read(path)
     if path then file:close() end
     if not text then error(("%s: %s"):format(path or "standard input", problem), 0) end
     return text
-end
-
-local function in_colour()
-    local term = os.getenv("TERM")
-    return uv.guess_handle(1) == "tty" and not os.getenv("NO_COLOR") and term and term ~= "dumb"
 end
 
 -- Bytes that would upset a terminal, and broken characters, as escapes.
@@ -39,12 +34,12 @@ function Tokens:json()
 end
 
 function Tokens:__tostring()
-    local colour, lines = in_colour(), {}
+    local colour, lines = terminal.has_colour(1), {}
     for i, id in ipairs(self.ids) do
         local piece = printable(self.tokenizer:piece(id))
         if colour then
             local code = self.tokenizer:is_special(id) and 35 or i % 2 == 0 and 36 or 32
-            lines[i] = ("\27[2m%8d\27[0m  \27[%dm%s\27[0m"):format(id, code, piece)
+            lines[i] = ("%s  \27[%dm%s\27[0m"):format(terminal.dim(("%8d"):format(id)), code, piece)
         else
             lines[i] = ("%8d  %s"):format(id, piece)
         end

@@ -88,10 +88,8 @@ end
 describe("o200k", function()
     setup(function()
         if not present(vocabulary) then return end
-        for _, all in ipairs { false, true } do
-            local path = folder.path(all and "all.gguf" or "one.gguf")
-            assert(o200k.write(path, vocabulary, all) == (all and 446189 or 199742))
-        end
+        local every, single = o200k.write(folder.path("every.gguf"), folder.path("single.gguf"), vocabulary)
+        assert(every == 446189 and single == 199742)
     end)
     teardown(folder.remove)
 
@@ -103,11 +101,14 @@ describe("o200k", function()
     end
 
     test("has the vocabulary of gpt-oss", function()
-        local o200 = tokenizer.open(folder.path("one.gguf"))
+        local o200 = tokenizer.open(folder.path("every.gguf"))
         assert.equal(201088, o200:size())
-        for _, id in ipairs { 199998, 199999, 200000, 200006, 200012, 200018, 201087 } do
-            assert.equal(o200k.special(id), o200:piece(id))
-            assert.equal(id, o200:find(o200k.special(id)))
+        for name, id in pairs {
+            startoftext = 199998, endoftext = 199999, reserved_200000 = 200000, start = 200006, call = 200012,
+            endofprompt = 200018, reserved_201087 = 201087,
+        } do
+            assert.equal("<|" .. name .. "|>", o200:piece(id))
+            assert.equal(id, o200:find("<|" .. name .. "|>"))
             assert.is_true(o200:is_special(id))
         end
         assert.is_false(o200:is_special(199997))
@@ -116,15 +117,15 @@ describe("o200k", function()
     end)
 
     test("gives OpenAI's ids and the exact text back", function()
-        check_all(tokenizer.open(folder.path("one.gguf")))
+        check_all(tokenizer.open(folder.path("every.gguf")))
     end)
 
-    test("gives them with every split of a token among the merges, too", function()
-        check_all(tokenizer.open(folder.path("all.gguf")))
+    test("gives them with a single merge for each token, too", function()
+        check_all(tokenizer.open(folder.path("single.gguf")))
     end)
 
     test("splits as GPT-2 and Llama 3 do when the file says so", function()
-        local bytes = folder.read(folder.path("one.gguf"))
+        local bytes = folder.read(folder.path("every.gguf"))
         check_pre(with_pre(bytes, "gpt-2"), "gpt2")
         check_pre(with_pre(bytes, "llama-bpe"), "llama3")
     end)

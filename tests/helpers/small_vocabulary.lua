@@ -1,18 +1,34 @@
 -- Small vocabularies as GGUF files, whole or damaged on purpose.
 local folder = require "helpers.folder"
-local o200k = require "helpers.o200k"
 local tokenizer = require "moonloom.tokenizer"
 local writer = require "moonloom.gguf_writer"
 
 local M = {}
 
+-- GPT-2's spelling of a byte as a printable character (openai/gpt-2, encoder.py).
+local spelling = {}
+do
+    local other = 256
+    for byte = 0, 255 do
+        local prints = byte >= 33 and byte <= 126 or byte >= 161 and byte ~= 173
+        local c = prints and byte or other
+        if not prints then other = other + 1 end
+        spelling[string.char(byte)] = c < 128 and string.char(c)
+            or string.char(0xc0 + math.floor(c / 64), 0x80 + c % 64)
+    end
+end
+
+local function spell(bytes)
+    return (bytes:gsub(".", spelling))
+end
+
 --- Metadata of a byte-level BPE: 256 bytes, what `merges` ({ { "a", "b" }, ... }) make, then special tokens.
 function M.bpe(merges, specials)
     local tokens, types, texts = {}, {}, {}
-    for byte = 0, 255 do tokens[byte + 1], types[byte + 1] = o200k.spell(string.char(byte)), 1 end
+    for byte = 0, 255 do tokens[byte + 1], types[byte + 1] = spell(string.char(byte)), 1 end
     for i, merge in ipairs(merges) do
-        tokens[#tokens + 1], types[#types + 1] = o200k.spell(merge[1] .. merge[2]), 1
-        texts[i] = o200k.spell(merge[1]) .. " " .. o200k.spell(merge[2])
+        tokens[#tokens + 1], types[#types + 1] = spell(merge[1] .. merge[2]), 1
+        texts[i] = spell(merge[1]) .. " " .. spell(merge[2])
     end
     for _, special in ipairs(specials or {}) do tokens[#tokens + 1], types[#types + 1] = special[1], special[2] end
     return {
