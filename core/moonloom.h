@@ -216,8 +216,7 @@ int ml_tokenizer_is_end(const ml_tokenizer *tokenizer, int32_t id);
 int ml_tokenizer_find(const ml_tokenizer *tokenizer, const char *text, int32_t *id);
 
 /* Streaming decoder: takes ids one by one and gives out whole UTF-8 characters only. It starts where a text
- * starts; to go on in the middle of one, push the ids before it first and drop what comes out. The tokenizer must
- * outlive it. */
+ * starts; to go on in the middle of one, push the ids before it first and drop what comes out. */
 int ml_decoder_create(const ml_tokenizer *tokenizer, ml_decoder **out);
 void ml_decoder_free(ml_decoder *decoder);
 /* Adds `id`; `bytes` receives what is complete now (perhaps nothing). Owned by the decoder, until the

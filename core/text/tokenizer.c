@@ -118,6 +118,7 @@ int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out) {
     if (!weights || !out) return ml_error(ML_E_ARGUMENT, "ml_tokenizer_create: weights or out is NULL");
     ml_tokenizer *tokenizer = ml_calloc(1, sizeof *tokenizer);
     if (!tokenizer) return ML_E_MEMORY;
+    atomic_init(&tokenizer->references, 1);
     int status = load(tokenizer, weights);
     if (status != ML_OK) {
         ml_tokenizer_free(tokenizer);
@@ -128,7 +129,7 @@ int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out) {
 }
 
 void ml_tokenizer_free(ml_tokenizer *tokenizer) {
-    if (!tokenizer) return;
+    if (!tokenizer || atomic_fetch_sub(&tokenizer->references, 1) > 1) return;
     ml_specials_release(&tokenizer->specials);
     ml_specials_release(&tokenizer->user_specials);
     ml_bpe_release(&tokenizer->bpe);

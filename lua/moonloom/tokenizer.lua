@@ -118,23 +118,18 @@ end
 function Tokenizer:decoder()
     local out = ffi.new("ml_decoder *[1]")
     check(C.ml_decoder_create(handle(self), out))
-    return setmetatable({ handle = ffi.gc(out[0], C.ml_decoder_free), tokenizer = self }, Decoder)
-end
-
-local function decoder_handle(self)
-    handle(self.tokenizer)
-    return self.handle
+    return setmetatable({ handle = ffi.gc(out[0], C.ml_decoder_free) }, Decoder)
 end
 
 --- decoder:push(id) -> what is complete now, perhaps "".
 function Decoder:push(id)
-    check(C.ml_decoder_push(decoder_handle(self), whole(id), bytes, count))
+    check(C.ml_decoder_push(self.handle, whole(id), bytes, count))
     return ffi.string(bytes[0], count[0])
 end
 
 --- decoder:flush() -> what is left; the decoder starts anew.
 function Decoder:flush()
-    check(C.ml_decoder_flush(decoder_handle(self), bytes, count))
+    check(C.ml_decoder_flush(self.handle, bytes, count))
     return ffi.string(bytes[0], count[0])
 end
 
