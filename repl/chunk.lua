@@ -18,17 +18,30 @@ end
 
 local function unfinished(problem)
     return problem ~= nil and problem:find("near '<eof>'", 1, true) ~= nil
+        and not problem:find("unfinished string", 1, true)
+end
+
+local function pass(...)
+    return ...
+end
+
+-- Compiles statements (perhaps none) that end in an expression. `return f(x)` would be a tail call, and the typed line
+-- missing in the call stack of an error: so its values go through a call.
+local function compile_expression(statements, expression, name)
+    if not compile(statements .. "return " .. expression, name) then return nil end
+    local chunk = compile(("local _pass = ... %sreturn _pass(%s\n)"):format(statements, expression), name)
+    return chunk and function()
+        return chunk(pass)
+    end
 end
 
 -- A block whose last lines are an expression: `x = 3 <newline> x + 4` answers 7.
 local function compile_block(text, name)
-    local at = 0
-    for newline in text:gmatch("()\n") do at = newline end
-    while at > 0 do
-        local chunk = compile(text:sub(1, at) .. "return " .. text:sub(at + 1), name)
+    local at = text:match(".*()\n")
+    while at do
+        local chunk = compile_expression(text:sub(1, at), text:sub(at + 1), name)
         if chunk then return chunk end
-        local before = text:sub(1, at - 1):match(".*()\n")
-        at = before or 0
+        at = text:sub(1, at - 1):match(".*()\n")
     end
 end
 
@@ -47,7 +60,7 @@ function M.compile(text)
     count = count + 1
     local name = ("typed %d"):format(count)
     sources[name] = text
-    local chunk = compile("return " .. text, name)
+    local chunk = compile_expression("", text, name)
     if chunk then return chunk, name end
     local problem
     chunk, problem = compile(text, name)
@@ -62,7 +75,7 @@ function M.compile_script(text, name)
     sources[name] = text
     local chunk, problem = compile(text, name)
     if chunk then return chunk, false end
-    chunk = compile("return " .. text, name)
+    chunk = compile_expression("", text, name)
     if chunk then return chunk, true end
     return nil, problem
 end

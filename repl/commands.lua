@@ -1,6 +1,5 @@
 --- Lines that are no Lua: `? name`, `?? name`, `! command`, `> text`, `%time x`, `%trace`, `%help`.
 local errors = require "repl.errors"
-local help = require "repl.help"
 
 local M = {}
 
@@ -15,10 +14,6 @@ M.rows = {
     { "%help", "this page" },
 }
 
-local function overview(shell)
-    shell.write(help.overview(M.rows, shell.paint) .. "\n")
-end
-
 local percent = {
     time = function(shell, rest)
         shell.run(rest, true)
@@ -26,21 +21,14 @@ local percent = {
     trace = function(shell)
         shell.write((errors.last and errors.last.trace or "no error yet") .. "\n")
     end,
-    help = overview,
+    help = function(shell)
+        shell.help()
+    end,
 }
 
 --- Names of the commands that begin with %.
 function M.names()
     return { "help", "time", "trace" }
-end
-
-local function about(shell, find, name)
-    local text, problem = find(name:gsub("%s*%b()$", ""):gsub("[%s({]+$", ""), shell.paint)
-    if text then
-        shell.write(text .. "\n")
-    else
-        shell.complain(problem)
-    end
 end
 
 local function execute(shell, command)
@@ -54,7 +42,7 @@ function M.run(shell, text)
     local first = line:sub(1, 1)
     if first == "?" then
         local marks, name = line:match("^(%?%??)%s*(.*)$")
-        if name == "" then overview(shell) else about(shell, marks == "??" and help.source or help.about, name) end
+        shell.help(name:gsub("%s*%b()$", ""):gsub("[%s({]+$", ""), marks == "??")
     elseif first == "!" then
         execute(shell, line:sub(2))
     elseif first == ">" then

@@ -78,7 +78,8 @@ function M.capture(value)
     local frames = read_frames(3)
     local message, frame = describe(value), nil
     if type(value) == "string" then message, frame = split_place(value, frames) end
-    if not frame or in_library(frame.source) then frame = blame(frames, type(value) ~= "string") or frame end
+    if not frame or in_library(frame.source) then frame = blame(frames, type(value) ~= "string") end
+    message = message:match("^(module '[^\n]* not found):\n") or message
     local report = { value = value, message = message, trace = read_trace(message) }
     if frame then report.source, report.line = frame.source, frame.line end
     M.last = report
@@ -174,8 +175,8 @@ end
 -- For "attempt to call field 'x'": the table that the line takes it from, if it is a global of that name.
 local function hint_for_field(name, line, environment)
     local owner = line and line:match("([%a_][%w_]*)%s*[.:]%s*" .. name:gsub("%p", "%%%0"))
-    local value = owner and rawget(_G, owner)
-    if type(value) ~= "table" then return nil end
+    local known, value = environment.resolve(owner or "")
+    if not known then return nil end
     local names = environment.fields(value)
     local similar = suggest.nearest(name, names)
     return similar and ("did you mean '%s'?"):format(similar)

@@ -1,8 +1,10 @@
 --- ?name and ??name: help from the comments above functions, the parameters of recipes, the C header; and source text.
 local chunk = require "repl.chunk"
 local environment = require "repl.environment"
+local native = require "repl.native"
 local pretty = require "repl.pretty"
 local recipes = require "repl.recipes"
+local style = require "repl.style"
 local suggest = require "moonloom.suggest"
 
 local M = {}
@@ -45,6 +47,16 @@ local function comment_above(lines, at)
     return out
 end
 
+-- Joins the lines of a paragraph again, so that it can be wrapped to another width.
+local function reflow(lines)
+    local out = {}
+    for _, line in ipairs(lines) do
+        local last = out[#out]
+        if last and #last > 80 and line:find("^%S") then out[#out] = last .. " " .. line else out[#out + 1] = line end
+    end
+    return out
+end
+
 local function help_function(value, name, paint)
     local lines, place, first = function_source(value)
     if not lines then
@@ -55,7 +67,7 @@ local function help_function(value, name, paint)
     local out = { paint("strong", name .. signature) .. paint("dim", ("   %s:%d"):format(place, first)) }
     local comment = comment_above(lines, first)
     if #comment == 0 then out[#out + 1] = "No comment stands above it; ??" .. name .. " shows its source." end
-    for _, line in ipairs(comment) do out[#out + 1] = line end
+    for _, line in ipairs(reflow(comment)) do out[#out + 1] = line end
     return table.concat(out, "\n")
 end
 
@@ -65,7 +77,7 @@ local function summary_of(value)
     local lines, _, first = function_source(value)
     if not lines then return "" end
     local text = table.concat(comment_above(lines, first), " ")
-    return text:match("^(.-[.;:])%s") or text:match("^(.-)%.?$") or ""
+    return (text .. " "):match("^(.-[^.])%.%s") or text
 end
 
 -- "name   text" rows in two columns.
@@ -73,7 +85,9 @@ local function rows(list, paint)
     local wide, out = 0, {}
     for _, row in ipairs(list) do wide = math.max(wide, #row[1]) end
     for _, row in ipairs(list) do
-        out[#out + 1] = "  " .. paint("name", row[1]) .. (" "):rep(wide - #row[1] + 2) .. row[2]
+        local lead = 2 + wide + 2
+        local text = style.wrap((" "):rep(lead) .. row[2], native.columns() - 1, 0)
+        out[#out + 1] = "  " .. paint("name", row[1]) .. text:sub(2 + #row[1] + 1)
     end
     return table.concat(out, "\n")
 end
@@ -99,7 +113,7 @@ local function module_comment(value)
             local lines = path and split(read(path) or "") or {}
             local stop = 1
             while lines[stop] and lines[stop]:find("^%-%-") do stop = stop + 1 end
-            if stop > 1 then return table.concat(comment_above(lines, stop), "\n"), path end
+            if stop > 1 then return table.concat(reflow(comment_above(lines, stop)), "\n"), path end
         end
     end
 end
@@ -114,7 +128,8 @@ local function help_table(value, name, paint)
         if environment.is_callable(item) then
             list[#list + 1] = { field, summary_of(item) }
         elseif not comment then
-            list[#list + 1] = { field, pretty.show(item):match("[^\n]*") }
+            local text = pretty.show(item)
+            list[#list + 1] = { field, text:find("\n", 1, true) and "a table" or text }
         end
     end
     if #list > 0 then out[#out + 1] = rows(list, paint) end
@@ -142,7 +157,9 @@ local function help_declaration(name, paint)
     if not lines then return nil end
     local out = {}
     for i = at, last do out[#out + 1] = paint("strong", lines[i]) end
-    for i = first, at - 1 do out[#out + 1] = (lines[i]:gsub("^[/ ]%*+%s?", ""):gsub("%s*%*/%s*$", "")) end
+    local comment = {}
+    for i = first, at - 1 do comment[#comment + 1] = (lines[i]:gsub("^[/ ]%*+%s?", ""):gsub("%s*%*/%s*$", "")) end
+    for _, line in ipairs(reflow(comment)) do out[#out + 1] = line end
     out[#out + 1] = paint("dim", ("a C function of core/moonloom.h:%d; from Lua: require(\"moonloom.ffi\").C.%s")
         :format(at, name))
     return table.concat(out, "\n")
@@ -172,7 +189,7 @@ local function help_definitions(name, paint)
     local out = {}
     for _, item in ipairs(find_definitions(name)) do
         out[#out + 1] = paint("strong", item[1]) .. paint("dim", ("   %s:%d"):format(item[4], item[3]))
-        for _, line in ipairs(comment_above(item[2], item[3])) do out[#out + 1] = line end
+        for _, line in ipairs(reflow(comment_above(item[2], item[3]))) do out[#out + 1] = line end
     end
     return #out > 0 and table.concat(out, "\n") or nil
 end

@@ -8,6 +8,7 @@ local chunk = require "repl.chunk"
 local environment = require "repl.environment"
 local errors = require "repl.errors"
 local ffi = require "moonloom.ffi"
+local ml = require "moonloom"
 local interrupt = require "moonloom.interrupt"
 local pretty = require "repl.pretty"
 local recipes = require "repl.recipes"
@@ -97,6 +98,8 @@ local function report_failure(report)
     elseif getmetatable(report.value) == Usage then
         say_error(report.value.message)
         return 2
+    elseif report.value == nil then
+        return 1 -- error() without a value means to end in silence, as in lua(1)
     end
     local text = errors.render(report, environment, style.painter(style.allowed(2)))
     io.stderr:write((text:gsub("error: ", "moonloom: ", 1)), "\n")
@@ -166,7 +169,7 @@ local function run(words)
     local options, at = read_options(words)
     if options.help then return print_usage() end
     if options.version then
-        return print(("moonloom %s (%s, %s)"):format(talk.version(), talk.isa(), jit.version))
+        return print(("moonloom %s (%s, %s)"):format(ml.version, ml.isa(), jit.version))
     end
     prepare(options)
     local code = 0
@@ -185,7 +188,9 @@ local function run(words)
 end
 
 native.set_interrupt(interrupt.error)
-talk.offer_globals()
+talk.offer_globals(function(name)
+    require("repl.shell").help(name)
+end)
 local fine, code = pcall(run, arg)
 io.stdout:flush()
 if fine then return code or 0 end

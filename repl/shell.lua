@@ -4,11 +4,11 @@ local commands = require "repl.commands"
 local complete = require "repl.complete"
 local environment = require "repl.environment"
 local errors = require "repl.errors"
+local help = require "repl.help"
 local history = require "repl.history"
 local interrupt = require "moonloom.interrupt"
 local native = require "repl.native"
 local pretty = require "repl.pretty"
-local recipes = require "repl.recipes"
 local style = require "repl.style"
 local talk = require "repl.talk"
 
@@ -34,6 +34,12 @@ end
 --- One sentence that something did not work, where there is no error value.
 function M.complain(sentence)
     M.write(M.paint("error", "error: ") .. sentence .. "\n")
+end
+
+-- An edited recipe cannot be used; the old one stays. May come in the middle of a streamed line.
+local function tell_recipe_problem(problem)
+    fresh_line()
+    M.complain(problem)
 end
 
 local function show_error(report)
@@ -70,6 +76,20 @@ local function hint_for_nothing(text)
     if hint then M.write(M.paint("hint", " hint: ") .. hint .. "\n") end
 end
 
+--- Shows help on `name`, or its source if `source`; everything there is without a name.
+function M.help(name, source)
+    guarded(function()
+        local text, problem
+        if name == nil or name == "" then
+            text = help.overview(commands.rows, M.paint)
+        else
+            text, problem = (source and help.source or help.about)(name, M.paint)
+        end
+        if not text then return M.complain(problem) end
+        M.write((source and text or style.wrap(text, native.columns() - 1, 0)) .. "\n")
+    end)
+end
+
 local function pack(...)
     return select("#", ...), { ... }
 end
@@ -103,8 +123,12 @@ end
 --- Says `text` to the model in the current chat.
 function M.say(text)
     native.take_interrupt()
-    guarded(talk.say, text)
-    fresh_line()
+    guarded(function()
+        local reply = talk.say(text)
+        fresh_line()
+        show_values(1, { reply })
+        _G._ = reply
+    end)
 end
 
 local pending = "" -- earlier lines of the chunk that is being typed
@@ -149,12 +173,9 @@ local function read_chunk()
     end
 end
 
--- Takes up edited recipes; what is wrong with one is told, and the old one stays.
-local function refresh()
-    for _, problem in ipairs(recipes.refresh()) do
-        fresh_line()
-        M.write(errors.render(errors.from_syntax(problem), environment, M.paint) .. "\n")
-    end
+local function greet()
+    local fine, line = pcall(talk.about_model)
+    M.write((fine and line or M.paint("error", "error: ") .. tostring(line)) .. "\n" .. talk.first_steps)
 end
 
 local function run_user_file()
@@ -179,12 +200,16 @@ function M.start()
         return complete.candidates(text, pending)
     end)
     if edited then history.open() end
-    if native.is_terminal(1) then M.write(talk.banner()) end
+    if native.is_terminal(1) then
+        talk.be_interactive(tell_recipe_problem)
+        greet()
+    end
     run_user_file()
     while true do
-        refresh()
+        talk.refresh()
         local text = read_chunk()
         if not text then break end
+        talk.refresh() -- a recipe may have been saved since the prompt stood there
         if text:find("%S") and not commands.run(M, text) then M.run(text) end
     end
     if edited then M.write("\n") end

@@ -72,6 +72,7 @@ static void on_interrupt(int number) {
     (void)number;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
+    if (calls && !ml_interrupt_pending()) pressed = 0; /* a recipe has caught the one before */
     pressed++;
     if (!calls) return; /* at the prompt: line.c sees `pressed` */
     ml_interrupt_set(1);

@@ -1,30 +1,44 @@
---- What the prompt knows of models: the banner, the current model and chat, finished generations, interrupts.
+--- What the prompt knows of models: the banner, the globals, the current chat, and how generations are shown.
 local environment = require "repl.environment"
-local ffi = require "ffi"
-local lib = require "moonloom.ffi"
+local ml = require "moonloom"
+local recipe = require "moonloom.recipe"
 
 local M = {}
 
-function M.version()
-    return ffi.string(lib.C.ml_version())
+--- From now on generate and chat write what they make while they make it; problems of edited recipes go to `report`.
+function M.be_interactive(report)
+    ml.interactive = true
+    recipe.reporter = report
 end
 
---- Name of the instruction set of the kernels.
-function M.isa()
-    local known, name = pcall(function() return ffi.string(lib.C.ml_isa_name()) end)
-    return known and name or "unknown"
+--- Opens the model file at `path` when it is needed.
+M.set_model = ml.use
+
+--- Takes up changed recipes; tells problems.
+function M.refresh()
+    recipe.report(recipe.refresh())
 end
 
+--- Whether resume() has something to go on with after Ctrl-C.
 function M.can_resume()
-    return false
+    return ml.last ~= nil
 end
 
---- What the prompt shows for `value` in place of the pretty printer's text, or nil.
+local shown = setmetatable({}, { __mode = "k" }) -- streamed value -> the summary that was shown
+
+--- What the prompt shows for `value` in place of the pretty printer's text, or nil: the summary of a generation that
+--- has just been on the screen. (When it is shown again without having gone on, its text is wanted.)
 function M.display(value)
-    return nil
+    if type(value) ~= "table" or not value.streamed or not value.summary then return nil end
+    local summary = value:summary()
+    if shown[value] == summary then return nil end
+    shown[value] = summary
+    return value.stop == "interrupted" and summary .. "; resume() goes on" or summary
 end
 
-function M.set_model(path)
+--- Says `text` in the current chat. Returns the reply.
+function M.say(text)
+    return ml.chat():say(text)
 end
 
 --- Milliseconds for a reader.
@@ -34,23 +48,59 @@ function M.duration(ms)
     return ("%.2f s"):format(ms / 1000)
 end
 
---- The three lines for a new user.
-function M.banner()
-    return ("moonloom %s, %s\nTry: 1 + 1\nHelp: ? shows what there is, ?name tells about one thing\n")
-        :format(M.version(), M.isa())
+-- 4350000 -> "4.35 M"
+local function count_text(n)
+    for _, unit in ipairs { { 1e9, "B" }, { 1e6, "M" }, { 1e3, "K" } } do
+        if n >= unit[1] then return ("%.3g %s"):format(n / unit[1], unit[2]) end
+    end
+    return tostring(n)
 end
 
-function M.say()
-    error("no chat yet", 0)
+local function byte_text(n)
+    if n >= 1e9 then return ("%.1f GB"):format(n / 1e9) end
+    return ("%.1f MB"):format(n / 1e6)
 end
 
-function M.offer_globals()
-    environment.offer("quit", "leaves; so does Ctrl-D", function()
-        return setmetatable({}, {
-            __call = function(_, code) os.exit(code or 0) end,
-            __tostring = function() return "quit() or Ctrl-D leaves" end,
-        })
-    end)
+local function parameter_count(model)
+    local total = 0
+    for _, tensor in ipairs(model.weights:tensors()) do
+        local elements = 1
+        for _, size in ipairs(tensor.shape) do elements = elements * size end
+        total = total + elements
+    end
+    return total
+end
+
+--- One line about the current model, the threads and the instruction set; raises if the model cannot be opened.
+function M.about_model()
+    local model, threads = ml.current(), ml.threads()
+    return ("%s: %s, %s parameters, %s; %d thread%s, %s"):format(model.name, model:config().architecture,
+        count_text(parameter_count(model)), byte_text(tonumber(model.weights:bytes())), threads,
+        threads == 1 and "" or "s", ml.isa())
+end
+
+--- What to type, and how to get help: the other two lines for a new user.
+M.first_steps = [[
+Try: generate{ prompt = "Once upon a time" }  or  > Tell me a story about Tom.
+Help: ? shows what there is, ?generate tells about one thing; Ctrl-D leaves.
+]]
+
+-- A value that is called, and that says how when it is only named.
+local function verb(call, text)
+    return setmetatable({}, { __call = function(_, ...) return call(...) end, __tostring = function() return text end })
+end
+
+--- Offers the globals of the prompt and of scripts. `help(name)` shows help.
+function M.offer_globals(help)
+    local function offer(name, summary, value)
+        environment.offer(name, summary, function() return value end)
+    end
+    offer("ml", 'the library: the same as require "moonloom"', ml)
+    environment.offer("model", "the current model (-m FILE, or the small one in data/)", ml.current)
+    offer("resume", "resume() goes on with the last generation, stopped or finished", ml.resume)
+    offer("help", "help() or ? shows what there is, help(\"name\") or ?name tells about one thing",
+        verb(help, "help() or ? shows what there is; help(\"name\") or ?name tells about one thing"))
+    offer("quit", "quit() or Ctrl-D leaves", verb(function(code) os.exit(code or 0) end, "quit() or Ctrl-D leaves"))
 end
 
 return M

@@ -1,56 +1,31 @@
 -- The prompt, driven as a person would drive it: on a pseudo terminal.
-local pty = require "pty"
+local prompts = require "helpers.prompt"
 
-local home = MOONLOOM_HOME
-local program = (os.getenv("MOONLOOM_BUILD") or home .. "/build") .. "/moonloom"
-
-local function shell(command)
-    local pipe = io.popen(command)
-    local text = pipe:read("*a")
-    pipe:close()
-    return (text:gsub("\n$", ""))
-end
+local home, program, shell = MOONLOOM_HOME, prompts.program, prompts.shell
 
 describe("the prompt", function()
-    local folder, session
+    local prompt, folder, session
 
-    local function variables(more)
-        local out = {
-            HOME = folder, PATH = os.getenv("PATH"), TERM = "xterm", XDG_STATE_HOME = folder .. "/state",
-            XDG_CONFIG_HOME = folder .. "/config", MOONLOOM_RECIPES = folder .. "/recipes", LANG = "C.UTF-8",
-            ASAN_OPTIONS = os.getenv("ASAN_OPTIONS") or "", MOONLOOM_BUILD = os.getenv("MOONLOOM_BUILD") or "",
-        }
-        if out.MOONLOOM_BUILD == "" then out.MOONLOOM_BUILD = nil end
-        for name, value in pairs(more or {}) do out[name] = value end
-        return out
-    end
-
-    local function start(more, ...)
-        session = pty.start({ program, ... }, variables(more))
-        session:expect("moon> ")
+    local function start(more)
+        session = prompt:start(more)
         return session
     end
 
-    -- Types a line and returns what is shown up to the next prompt.
     local function answer(line)
-        session:enter(line)
-        session:expect("\n")
-        return (session:expect("(.-)moon> "):gsub("%s+$", ""))
+        return prompt:answer(line)
     end
 
     before_each(function()
-        folder = shell("mktemp -d")
-        os.execute("mkdir -p " .. folder .. "/recipes")
+        prompt = prompts.new()
+        folder = prompt.folder
     end)
 
     after_each(function()
-        if session then session:close() end
-        session = nil
-        os.execute("rm -rf " .. folder)
+        prompt:close()
     end)
 
     it("greets with three lines", function()
-        session = pty.start({ program }, variables())
+        session = prompt:run { program }
         local greeting = session:expect("^(.-)moon> ")
         local _, lines = greeting:gsub("\n", "\n")
         assert.equal(3, lines)
@@ -125,7 +100,6 @@ describe("the prompt", function()
         answer("earlier = 'line\\\\two' end")
         session:send("\4")
         assert.equal(0, session:wait())
-        session:close()
         start()
         session:send("\27[A") -- arrow up: the newest, of two lines
         session:expect("earlier = ")
@@ -224,22 +198,21 @@ describe("the prompt", function()
     end)
 
     it("leaves with Ctrl-D and quit(), and puts the terminal back", function()
-        session = pty.start({ "/bin/sh", "-c", ("stty -a >%s/before; %s; echo code $?; stty -a >%s/after; echo over")
-            :format(folder, program, folder) }, variables())
+        session = prompt:run { "/bin/sh", "-c", ("stty -a >%s/before; %s; echo code $?; stty -a >%s/after; echo over")
+            :format(folder, program, folder) }
         session:expect("moon> ")
         session:send("\4")
         session:expect("code 0")
         session:expect("over")
         assert.equal(shell("cat " .. folder .. "/before"), shell("cat " .. folder .. "/after"))
-        session:close()
         start()
         session:enter("quit(7)")
         assert.equal(7, session:wait())
     end)
 
     it("puts the terminal back when it is ended by a signal", function()
-        session = pty.start({ "/bin/sh", "-c", ("stty -a >%s/before; %s; stty -a >%s/after; echo over")
-            :format(folder, program, folder) }, variables())
+        session = prompt:run { "/bin/sh", "-c", ("stty -a >%s/before; %s; stty -a >%s/after; echo over")
+            :format(folder, program, folder) }
         session:expect("moon> ")
         session:enter("!kill -TERM $PPID")
         session:expect("over")
@@ -252,7 +225,6 @@ describe("the prompt", function()
             answer("'text'")
             answer("no_such_thing.x")
             assert.falsy(session.raw:find("\27%[[%d;]*m"))
-            session:close()
         end
         start()
         answer("'text'")

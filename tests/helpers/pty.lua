@@ -60,10 +60,10 @@ function Pty:read(milliseconds)
     local count = tonumber(ffi.C.read(self.fd, buffer, 4096))
     if count <= 0 then return false end
     self.raw = self.raw .. ffi.string(buffer, count)
-    -- Without escape sequences and carriage returns; one that is cut in two is left for the next time. The prompt goes
-    -- to a fresh line by filling this one with spaces.
+    -- Without escape sequences, carriage returns and bells; what is cut in two is left for the next time. The prompt
+    -- goes to a fresh line by filling this one with spaces.
     local text = self.raw:gsub((" "):rep(100) .. "\r\27%[K", "\1"):gsub("\27%[[%d;?]*%a", ""):gsub("\27[=>]", "")
-    text = text:gsub("\r", ""):gsub("\n\1", "\n"):gsub("\1", "\n")
+    text = text:gsub("[\r\7]", ""):gsub("\n\1", "\n"):gsub("\1", "\n")
     self.text = text
     return true
 end
