@@ -10,7 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Finds the home folder: MOONLOOM_HOME, else ../ of the build folder, else ../share/moonloom of an installed one. */
+/* Finds the home folder: MOONLOOM_HOME, else ../ or ../../ of the build folder (build/, build/asan/), else
+ * ../share/moonloom of an installed one. */
 static int find_home(char home[PATH_MAX]) {
     const char *given = getenv("MOONLOOM_HOME");
     if (given) return snprintf(home, PATH_MAX, "%s", given) < PATH_MAX;
@@ -19,7 +20,7 @@ static int find_home(char home[PATH_MAX]) {
     if (n <= 0) return 0;
     self[n] = 0;
     *strrchr(self, '/') = 0;
-    static const char *const places[] = {"..", "../share/moonloom"};
+    static const char *const places[] = {"..", "../..", "../share/moonloom"};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         char probe[PATH_MAX * 2];
         snprintf(probe, sizeof probe, "%s/%s/repl/main.lua", self, places[i]);
