@@ -27,7 +27,13 @@ end
 local contract, header = read_contract()
 ffi.cdef(contract)
 
-local M = { C = ffi.load(find_library()), header = header, home = home }
+-- The moonloom command is linked with the core: a second copy would have an interrupt flag of its own.
+local function find_core()
+    local linked = pcall(function() return ffi.C.ml_version end)
+    return linked and ffi.C or ffi.load(find_library())
+end
+
+local M = { C = find_core(), header = header, home = home }
 
 --- Raises an error value { status, message } unless `status` is ML_OK; returns status else.
 local Error = {}
