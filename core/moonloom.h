@@ -179,38 +179,49 @@ typedef struct ml_decoder ml_decoder;
 /* Flags of ml_tokenizer_encode(). */
 enum {
     ML_TOKENIZE_SPECIAL = 1, /* text such as <|start|> becomes the special token; without it, plain text */
-    ML_TOKENIZE_BOS = 2      /* put the begin-of-text token first where the file asks for it */
+    ML_TOKENIZE_BOS = 2      /* put the begin-of-text token first where the file asks for it, never twice; where the
+                              * file says nothing, SentencePiece and llama-bpe want it */
 };
 
 /* Builds the tokenizer that the metadata of `weights` describe: byte-level BPE (tokenizer.ggml.model
- * "gpt2" with pre "gpt-4o", "gpt-2", "llama-bpe") or SentencePiece BPE ("llama"). */
+ * "gpt2" with pre "gpt-4o", "gpt-2", "llama-bpe") or SentencePiece BPE ("llama"). It copies what it needs: the
+ * weights may go. */
 int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out);
 void ml_tokenizer_free(ml_tokenizer *tokenizer);
 /* Number of tokens in the vocabulary. */
 int64_t ml_tokenizer_size(const ml_tokenizer *tokenizer);
-/* Encodes `bytes` bytes of UTF-8 (invalid bytes are kept as bytes, not lost) into at most `capacity`
- * ids. `count` receives the number needed, also when it is over `capacity`: then call again. */
+/* Encodes `bytes` bytes of UTF-8, below 2^31, into at most `capacity` ids. `count` receives the number
+ * needed, also when it is over `capacity`: then call again. Bytes that are no UTF-8 are kept: each run of them is
+ * a piece of its own. Special names are found leftmost first, then longest; user-defined tokens always, control
+ * tokens with ML_TOKENIZE_SPECIAL. SentencePiece puts a space in front of a text and of what follows a special
+ * token (unless tokenizer.ggml.add_space_prefix is false), and takes U+2581 for a space. */
 int ml_tokenizer_encode(const ml_tokenizer *tokenizer, const char *text, int64_t bytes, int flags, int32_t *ids,
                         int64_t capacity, int64_t *count);
-/* The bytes that `id` stands for; special tokens give their name. Owned by the tokenizer. */
+/* The bytes that `id` stands for, perhaps part of a character; special tokens give their name. Owned by the
+ * tokenizer. */
 int ml_tokenizer_piece(const ml_tokenizer *tokenizer, int32_t id, const char **bytes, int64_t *count);
 /* Writes the bytes of `count` ids to `text` (at most `capacity`); `bytes` receives the number needed.
- * The exact inverse of encode. */
+ * The exact inverse of encode: the space that SentencePiece put in front is taken away again. */
 int ml_tokenizer_decode(const ml_tokenizer *tokenizer, const int32_t *ids, int64_t count, char *text, int64_t capacity,
                         int64_t *bytes);
-/* 1 if `id` is a special (control) token, 0 if not or out of range. */
+/* 1 if `id` is a special (control or unknown) token, 0 if not or out of range. A user-defined token that is
+ * spelled <|like this|> counts as control. */
 int ml_tokenizer_is_special(const ml_tokenizer *tokenizer, int32_t id);
-/* 1 if generation ends at `id`: the file's end-of-sequence and end-of-turn tokens, with harmony's
- * <|return|> and <|call|>. */
+/* 1 if generation ends at `id`: the file's end-of-sequence, end-of-turn and end-of-message tokens, and
+ * <|return|>, <|call|>, <|endoftext|>, <|eot_id|> and <|im_end|> where the vocabulary has them. Not harmony's
+ * <|end|>, whatever the file says: the turn goes on after it. */
 int ml_tokenizer_is_end(const ml_tokenizer *tokenizer, int32_t id);
-/* Id of the token whose text is exactly `text`. ML_E_NOT_FOUND if there is none. */
+/* Id of the token that stands for exactly the bytes of `text`, as ml_tokenizer_piece() gives them. If several
+ * do, the one that plain text becomes. ML_E_NOT_FOUND if there is none. */
 int ml_tokenizer_find(const ml_tokenizer *tokenizer, const char *text, int32_t *id);
 
-/* Streaming decoder: takes ids one by one and gives out whole UTF-8 characters only. */
+/* Streaming decoder: takes ids one by one and gives out whole UTF-8 characters only. It starts where a text
+ * starts; to go on in the middle of one, push the ids before it first and drop what comes out. */
 int ml_decoder_create(const ml_tokenizer *tokenizer, ml_decoder **out);
 void ml_decoder_free(ml_decoder *decoder);
 /* Adds `id`; `bytes` receives what is complete now (perhaps nothing). Owned by the decoder, until the
- * next call. A byte that can never become a character comes out as U+FFFD. */
+ * next call. What can never become a character comes out as U+FFFD, one for each maximal subpart (Unicode
+ * Standard, section 3.9). */
 int ml_decoder_push(ml_decoder *decoder, int32_t id, const char **bytes, int64_t *count);
 /* Gives out what is left (an unfinished character as U+FFFD) and starts anew. */
 int ml_decoder_flush(ml_decoder *decoder, const char **bytes, int64_t *count);

@@ -54,6 +54,14 @@ function M.current(which)
     return current
 end
 
+--- The tokenizer of the current model, or of another (a path or a loaded model). Where that is not loaded yet, its file
+-- is opened for the vocabulary alone: it need not hold a model that runs.
+function M.tokenizer(which)
+    which = which or current or chosen or ml.home .. "/data/tiny-gpt-oss.gguf"
+    if which == chosen and current then which = current end
+    return type(which) == "table" and which.tokenizer or require("moonloom.tokenizer").open(which)
+end
+
 --- moonloom.threads(n) sets the number of threads (0: the physical cores); moonloom.threads() tells it.
 function M.threads(count)
     if count then check(C.ml_threads_set(count)) end

@@ -23,7 +23,7 @@ local M = {
         { name = "stop", type = "list", doc = "texts at which to stop" },
         { name = "cache", type = "string", default = "bf16", choices = { "bf16", "f32" }, doc = "keys and values" },
         { name = "bandwidth", type = "boolean", default = false, doc = "measure read bandwidth (--json always does)" },
-        { name = "chain", type = "list", from_lua = true, doc = "samplers in place of those above: recipes/samplers.lua" },
+        { name = "chain", type = "list", from_lua = true, doc = "samplers: see recipes/samplers.lua" },
         { name = "session", type = "any", from_lua = true, doc = "a session to go on in" },
     },
 }

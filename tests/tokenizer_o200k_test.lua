@@ -35,12 +35,18 @@ local function streamed(o200, ids)
     return table.concat(parts) .. decoder:flush()
 end
 
--- Lists the texts that fail, so that one failure does not hide the others.
-local function check_all(o200)
+-- Collects the texts that fail, so that one failure does not hide the others.
+local function new_report()
     local wrong = {}
-    local function expect(ok, what, text)
+    return function(ok, what, text)
         if not ok then wrong[#wrong + 1] = what .. ": " .. cjson.encode(text) end
+    end, function()
+        assert.equal("", table.concat(wrong, "\n", 1, math.min(#wrong, 10)))
     end
+end
+
+local function check_all(o200)
+    local expect, conclude = new_report()
     local cases = golden()
     assert.equal(10000, #cases)
     for _, case in ipairs(cases) do
@@ -54,29 +60,73 @@ local function check_all(o200)
             expect(o200:decode(ids) == case.text, "plain decode", case.text)
         end
     end
-    assert.equal("", table.concat(wrong, "\n", 1, math.min(#wrong, 10)))
+    conclude()
+end
+
+-- The same vocabulary under another pre-tokenizer.
+local function with_pre(bytes, pre)
+    local changed, count = bytes:gsub("\6%z%z%z%z%z%z%zgpt%-4o", function()
+        return string.char(#pre) .. ("\0"):rep(7) .. pre
+    end)
+    assert.equal(1, count)
+    return tokenizer.open(folder.write("pre.gguf", changed))
+end
+
+local function check_pre(o200, field)
+    local expect, conclude = new_report()
+    local count = 0
+    for _, case in ipairs(golden()) do
+        if case[field] then
+            count = count + 1
+            expect(same_list(o200:encode(case.text), case[field]), "ids", case.text)
+        end
+    end
+    assert.equal(2000, count)
+    conclude()
 end
 
 describe("o200k", function()
+    setup(function()
+        if not present(vocabulary) then return end
+        local every, single = o200k.write(folder.path("every.gguf"), folder.path("single.gguf"), vocabulary)
+        assert(every == 446189 and single == 199742)
+    end)
     teardown(folder.remove)
 
-    for _, all in ipairs { false, true } do
-        it(all and "gives the same ids with every split of a token among the merges" or
-            "gives OpenAI's ids and the exact text back", function()
+    local function test(name, body)
+        it(name, function()
             if not present(vocabulary) then return pending("../shared/models/o200k_base.tiktoken is absent") end
-            local path = folder.path("o200k.gguf")
-            assert.equal(all and 446189 or 199742, o200k.write(path, vocabulary, all))
-            local o200 = tokenizer.open(path)
-            assert.equal(201088, o200:size())
-            for _, id in ipairs { 199998, 199999, 200000, 200006, 200012, 200018, 201087 } do
-                assert.equal(o200k.special(id), o200:piece(id))
-                assert.equal(id, o200:find(o200k.special(id)))
-                assert.is_true(o200:is_special(id))
-            end
-            assert.is_false(o200:is_special(199997))
-            assert.is_true(o200:is_end(199999) and o200:is_end(200002) and o200:is_end(200012))
-            assert.is_false(o200:is_end(200007))
-            check_all(o200)
+            body()
         end)
     end
+
+    test("has the vocabulary of gpt-oss", function()
+        local o200 = tokenizer.open(folder.path("every.gguf"))
+        assert.equal(201088, o200:size())
+        for name, id in pairs {
+            startoftext = 199998, endoftext = 199999, reserved_200000 = 200000, start = 200006, call = 200012,
+            endofprompt = 200018, reserved_201087 = 201087,
+        } do
+            assert.equal("<|" .. name .. "|>", o200:piece(id))
+            assert.equal(id, o200:find("<|" .. name .. "|>"))
+            assert.is_true(o200:is_special(id))
+        end
+        assert.is_false(o200:is_special(199997))
+        assert.is_true(o200:is_end(199999) and o200:is_end(200002) and o200:is_end(200012))
+        assert.is_false(o200:is_end(200007))
+    end)
+
+    test("gives OpenAI's ids and the exact text back", function()
+        check_all(tokenizer.open(folder.path("every.gguf")))
+    end)
+
+    test("gives them with a single merge for each token, too", function()
+        check_all(tokenizer.open(folder.path("single.gguf")))
+    end)
+
+    test("splits as GPT-2 and Llama 3 do when the file says so", function()
+        local bytes = folder.read(folder.path("every.gguf"))
+        check_pre(with_pre(bytes, "gpt-2"), "gpt2")
+        check_pre(with_pre(bytes, "llama-bpe"), "llama3")
+    end)
 end)

@@ -105,19 +105,16 @@ static int read_merge(const ml_bpe *bpe, ml_weights *weights, int64_t index, uin
     return ML_OK;
 }
 
-/* Fills the table. Merges in a row that make the same token share a rank: files list every way to make a token, and
- * among those the leftmost pair of the text goes first, as in tiktoken, which ranks by what comes out. A merge whose
- * parts or product are no tokens could never be written down as ids: it is left out. */
+/* Fills the table. A merge whose parts or product are no tokens could never be written down as ids: it is left out. */
 static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
     uint8_t *buffer = NULL;
     size_t capacity = 0;
     ml_bpe_pair pair = {.merged = -1};
     int status = create_pairs(bpe, (size_t)count);
     for (int64_t i = 0; i < count && status == ML_OK; i++) {
-        int32_t last = pair.merged;
         status = read_merge(bpe, weights, i, &buffer, &capacity, &pair);
         if (status != ML_OK || pair.left < 0) continue;
-        if (pair.merged != last) pair.rank++;
+        pair.rank = (uint32_t)i;
         ml_bpe_pair *slot = find_pair(bpe, pair.left, pair.right);
         if (slot->rank == ML_MERGE_NONE) *slot = pair;
     }

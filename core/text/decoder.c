@@ -9,7 +9,7 @@
 #include <string.h>
 
 struct ml_decoder {
-    const ml_tokenizer *tokenizer;
+    ml_tokenizer *tokenizer;
     ml_unprefix place;
     ml_utf8_state state;
     uint8_t *out; /* what the last call gave out */
@@ -20,13 +20,15 @@ int ml_decoder_create(const ml_tokenizer *tokenizer, ml_decoder **out) {
     if (!tokenizer || !out) return ml_error(ML_E_ARGUMENT, "ml_decoder_create: tokenizer or out is NULL");
     ml_decoder *decoder = ml_calloc(1, sizeof *decoder);
     if (!decoder) return ML_E_MEMORY;
-    decoder->tokenizer = tokenizer;
+    decoder->tokenizer = (ml_tokenizer *)tokenizer; /* const to its users, but it counts them */
+    atomic_fetch_add(&decoder->tokenizer->references, 1);
     *out = decoder;
     return ML_OK;
 }
 
 void ml_decoder_free(ml_decoder *decoder) {
     if (!decoder) return;
+    ml_tokenizer_free(decoder->tokenizer);
     free(decoder->out);
     free(decoder);
 }

@@ -41,8 +41,9 @@ static int load_id(const ml_tokenizer *tokenizer, ml_weights *weights, const cha
     int64_t value = -1;
     *id = -1;
     int status = ml_meta_int(weights, key, 0, &value);
-    if (status == ML_E_NOT_FOUND || value == -1 || value == UINT32_MAX) return ML_OK;
+    if (status == ML_E_NOT_FOUND) return ML_OK;
     if (status != ML_OK) return status;
+    if (value == -1 || value == UINT32_MAX) return ML_OK;
     if (!ml_vocab_has(&tokenizer->vocab, value))
         return ml_error(ML_E_FORMAT, "%s: %s is %lld in a vocabulary of %d", ml_weights_path(weights), key,
                         (long long)value, tokenizer->vocab.count);
@@ -63,8 +64,8 @@ static int32_t find_text(const ml_tokenizer *tokenizer, const char *text) {
     return ml_vocab_find(&tokenizer->vocab, (const uint8_t *)text, strlen(text));
 }
 
-/* Marks the tokens that end a generation. The first group of names is known from the models that trained with them:
- * files name only one of several. */
+/* Marks the tokens that end a generation: those that the file names, and those that models are known to have been
+ * trained with, since a file names only one of several. */
 static int load_ends(ml_tokenizer *tokenizer, ml_weights *weights) {
     static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                        "tokenizer.ggml.eom_token_id"};
@@ -117,6 +118,7 @@ int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out) {
     if (!weights || !out) return ml_error(ML_E_ARGUMENT, "ml_tokenizer_create: weights or out is NULL");
     ml_tokenizer *tokenizer = ml_calloc(1, sizeof *tokenizer);
     if (!tokenizer) return ML_E_MEMORY;
+    atomic_init(&tokenizer->references, 1);
     int status = load(tokenizer, weights);
     if (status != ML_OK) {
         ml_tokenizer_free(tokenizer);
@@ -127,7 +129,7 @@ int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out) {
 }
 
 void ml_tokenizer_free(ml_tokenizer *tokenizer) {
-    if (!tokenizer) return;
+    if (!tokenizer || atomic_fetch_sub(&tokenizer->references, 1) > 1) return;
     ml_specials_release(&tokenizer->specials);
     ml_specials_release(&tokenizer->user_specials);
     ml_bpe_release(&tokenizer->bpe);

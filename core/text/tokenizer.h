@@ -6,7 +6,10 @@
 #include "text/sentencepiece.h"
 #include "text/special.h"
 
+#include <stdatomic.h>
+
 struct ml_tokenizer {
+    atomic_int references; /* the caller's, and one for each decoder */
     ml_vocab vocab;
     int is_bpe; /* byte-level BPE, else SentencePiece */
     ml_bpe bpe;

@@ -155,15 +155,18 @@ local function find_stop(self)
     return first
 end
 
---- Why to stop after the newest token ("end", "stop string", "length"), or nil to go on.
+--- Why to stop after the newest token ("end", "stop string", "length"), or nil to go on. g.watch(token), where it is
+--- set, is asked first.
 function Generation:finished()
+    local newest, watch = self.tokens[#self.tokens], rawget(self, "watch")
+    local reason = watch and watch(newest)
+    if reason then return reason end
     local at = find_stop(self)
     if at then
         self.cut = at - 1
         return "stop string"
     end
-    local newest = self.tokens[#self.tokens]
-    if newest and self.model.tokenizer:is_end(newest.id) then return "end" end
+    if self.model.tokenizer:is_end(newest.id) then return "end" end
     if #self.tokens >= self.limit or #self.all >= self.model:config().context then return "length" end
 end
 

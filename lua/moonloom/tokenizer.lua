@@ -21,6 +21,13 @@ local function handle(self)
     return self.handle or error("this tokenizer is closed", 3)
 end
 
+-- A number that can go into an int32_t unchanged; the core says whether it is a token.
+local function whole(id)
+    local value = tonumber(id)
+    if value and value % 1 == 0 and math.abs(value) < 2 ^ 31 then return value end
+    error(("'%s' is no token id"):format(tostring(id)), 0)
+end
+
 --- The tokenizer that the metadata of `weights` (an ml_weights pointer: the handle of moonloom.weights) describe.
 function M.create(handle_of_weights)
     local out = ffi.new("ml_tokenizer *[1]")
@@ -62,7 +69,7 @@ end
 function Tokenizer:decode(ids)
     local n = #ids
     local array = ffi.new("int32_t[?]", math.max(n, 1))
-    for i = 1, n do array[i - 1] = ids[i] end
+    for i = 1, n do array[i - 1] = whole(ids[i]) end
     check(C.ml_tokenizer_decode(handle(self), array, n, nil, 0, count))
     local needed = tonumber(count[0])
     local text = ffi.new("char[?]", math.max(needed, 1))
@@ -72,18 +79,18 @@ end
 
 --- tokenizer:piece(id) -> the bytes that one token stands for (perhaps part of a character).
 function Tokenizer:piece(id)
-    check(C.ml_tokenizer_piece(handle(self), id, bytes, count))
+    check(C.ml_tokenizer_piece(handle(self), whole(id), bytes, count))
     return ffi.string(bytes[0], count[0])
 end
 
 --- tokenizer:is_special(id) -> true for control tokens such as <|start|>.
 function Tokenizer:is_special(id)
-    return C.ml_tokenizer_is_special(handle(self), id) == 1
+    return C.ml_tokenizer_is_special(handle(self), whole(id)) == 1
 end
 
 --- tokenizer:is_end(id) -> true if a generation is over at this token.
 function Tokenizer:is_end(id)
-    return C.ml_tokenizer_is_end(handle(self), id) == 1
+    return C.ml_tokenizer_is_end(handle(self), whole(id)) == 1
 end
 
 --- tokenizer:find(text) -> id of the token that is exactly `text`, or nil.
@@ -111,23 +118,18 @@ end
 function Tokenizer:decoder()
     local out = ffi.new("ml_decoder *[1]")
     check(C.ml_decoder_create(handle(self), out))
-    return setmetatable({ handle = ffi.gc(out[0], C.ml_decoder_free), tokenizer = self }, Decoder)
-end
-
-local function decoder_handle(self)
-    handle(self.tokenizer)
-    return self.handle
+    return setmetatable({ handle = ffi.gc(out[0], C.ml_decoder_free) }, Decoder)
 end
 
 --- decoder:push(id) -> what is complete now, perhaps "".
 function Decoder:push(id)
-    check(C.ml_decoder_push(decoder_handle(self), id, bytes, count))
+    check(C.ml_decoder_push(self.handle, whole(id), bytes, count))
     return ffi.string(bytes[0], count[0])
 end
 
 --- decoder:flush() -> what is left; the decoder starts anew.
 function Decoder:flush()
-    check(C.ml_decoder_flush(decoder_handle(self), bytes, count))
+    check(C.ml_decoder_flush(self.handle, bytes, count))
     return ffi.string(bytes[0], count[0])
 end
 

@@ -4,10 +4,10 @@
 //   node tests/tools/o200k.mjs NODE_MODULES_FOLDER O200K_BASE.tiktoken > tests/golden/o200k.jsonl
 //   gzip -9n tests/golden/o200k.jsonl
 //
-// One JSON object a line: text; ids (special tokens parsed); plain (the same text with special tokens as plain text,
-// only where it differs). The second judge is OpenAI's own tiktoken core (npm's `tiktoken` is its Rust source compiled
-// to WebAssembly) with the published pattern: where gpt-tokenizer gives other ids, they are kept as `npm` and the
-// line's `ids` are OpenAI's. Three things in gpt-tokenizer cause that:
+// One JSON object a line: text; ids (special tokens parsed); plain (special tokens as plain text, only where that
+// differs); in every fifth line gpt2 and llama3, the ids with those patterns. The second judge is OpenAI's own tiktoken
+// core (npm's `tiktoken` is its Rust source compiled to WebAssembly) with the published pattern: where gpt-tokenizer
+// gives other ids, they are kept as `npm` and the line's `ids` are OpenAI's. Three things in gpt-tokenizer cause that:
 //   - \s in JavaScript counts U+FEFF as white space and U+0085 not; Unicode's White_Space, which Rust follows, the
 //     other way round;
 //   - 's without regard to case includes U+017F (long s) in Rust; gpt-tokenizer spells it [sS];
@@ -48,7 +48,12 @@ const published = [
 ].join("|");
 // The file format of that package: "! offset tokens..." lines.
 const ranks = readFileSync(vocabulary, "utf8").trim().split("\n").map((line) => line.split(" ")[0]);
-const openai = new Tiktoken(`! 0 ${ranks.join(" ")}`, specials, published);
+const coreOf = (pattern) => new Tiktoken(`! 0 ${ranks.join(" ")}`, specials, pattern);
+const openai = coreOf(published);
+// openai/gpt-2, encoder.py, and meta-llama/llama3, tokenizer.py, on the same vocabulary: they differ in the split alone.
+const gpt2 = coreOf("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+");
+const llama3 = coreOf("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|" +
+  " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+");
 
 const whiteSpace = "\\t-\\r \\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 const specialPattern = new RegExp(`(${specialNames.map((name) => name.replace(/[|]/g, "\\|")).join("|")})`);
@@ -197,6 +202,10 @@ for (const text of texts()) {
   const truth = Array.from(openai.encode(text, "all"));
   const line = judge(text, ids, npmEncode(text, modes.repaired), truth) ? { text, ids } : { text, ids: truth, npm: ids };
   if (ids.some((id) => id >= FIRST_SPECIAL)) line.plain = Array.from(openai.encode_ordinary(text));
+  if (out.length % 5 === 0) {
+    line.gpt2 = Array.from(gpt2.encode(text, "all"));
+    line.llama3 = Array.from(llama3.encode(text, "all"));
+  }
   out.push(JSON.stringify(line));
   if (out.length === COUNT) break;
 }

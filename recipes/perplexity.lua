@@ -1,0 +1,66 @@
+-- Perplexity: how well the model predicts a text. The text is cut into windows of `context` tokens that do not overlap;
+-- each starts from nothing, so its first token (or the begin-of-text token put before it) is not predicted and not
+-- counted. perplexity = exp(nll), nll the mean over all counted tokens.
+local moonloom = require "moonloom"
+local progress = require "moonloom.progress"
+
+local M = {
+    name = "perplexity",
+    summary = "how well the model predicts a text file",
+    parameters = {
+        { name = "file", type = "path", positional = true, doc = "text file" },
+        { name = "text", type = "string", doc = "or the text itself" },
+        { name = "context", type = "integer", min = 2, doc = "tokens in a window; default: the model's, at most 512" },
+        { name = "cache", type = "string", default = "bf16", choices = { "bf16", "f32" }, doc = "keys and values" },
+    },
+}
+
+local function read(args)
+    if (args.file == nil) == (args.text == nil) then moonloom.wrong_usage("perplexity needs either file or text") end
+    if args.text then return args.text end
+    local file, problem = io.open(args.file, "rb")
+    if not file then error("the text cannot be read: " .. problem, 0) end
+    local text = file:read("*a")
+    file:close()
+    return text or error(args.file .. " cannot be read", 0)
+end
+
+-- ids[first ...] as a window: with the begin-of-text token before it where the model has one. Returns the next first.
+local function window(ids, first, bos, context)
+    local list = { bos }
+    local last = math.min(first + context - #list - 1, #ids)
+    for i = first, last do list[#list + 1] = ids[i] end
+    return list, last + 1
+end
+
+local Shown = { __tostring = function(result)
+    return ("perplexity %.4f (%.4f nats a token) over %d tokens in windows of %d"):format(result.perplexity, result.nll,
+        result.tokens, result.context)
+end }
+
+function M.run(args)
+    local text = read(args)
+    local model = moonloom.current(args.model)
+    local context = args.context or math.min(model:config().context, 512)
+    local ids, bos = model:tokenize(text, { special = false }), model:tokenize("", { bos = true })[1]
+    local bar = progress.start { label = "perplexity", total = #ids, unit = "tokens" }
+    local session = model:session { cache = args.cache }
+    local count, sum, first = 0, 0, 1
+    while first <= #ids do
+        local list, after = window(ids, first, bos, context)
+        session:rewind(0):feed(list, { each = function(position, logits)
+            local following = list[position + 2]
+            if not following then return end
+            count, sum = count + 1, sum - logits:logprob(following)
+        end })
+        first = after
+        bar:update(first - 1)
+    end
+    bar:done()
+    session:close()
+    if count == 0 then error("the text is too short: there is no token to predict", 0) end
+    return setmetatable({ tokens = count, nll = sum / count, perplexity = math.exp(sum / count), context = context },
+        Shown)
+end
+
+return M
