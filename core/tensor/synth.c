@@ -144,9 +144,9 @@ typedef struct fill {
 /* Scales are powers of two: mixes two so that the mean square of the values (8.5625 at scale 1) comes out right. */
 static void prepare_mxfp4(fill *f, double deviation) {
     double wanted = deviation * deviation / 8.5625;
-    int exponent = wanted > 0 ? (int)floor(log2(wanted) / 2) : -127;
+    int exponent = (int)floor(log2(wanted) / 2);
     double low = ldexp(1, 2 * exponent);
-    f->exponent = exponent + 127 < 0 ? 0 : exponent + 127;
+    f->exponent = exponent + 127; /* deviations from 1e-6 to 1e3 keep it well within 0..254 */
     f->raise = (uint64_t)((wanted - low) / (3 * low) * 0x1p32);
 }
 
