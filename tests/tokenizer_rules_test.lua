@@ -348,6 +348,30 @@ describe("a vocabulary", function()
         refusal(bytes, "no token for byte 0x41")
     end)
 
+    it("with changed bytes is refused with a sentence or works", function()
+        local random = generator(41)
+        for _, meta in ipairs { bpe("eos_token_id", "u32", 257), llama("add_space_prefix", "bool", true) } do
+            small.open(meta):close()
+            local whole, works = folder.read(folder.path("small.gguf")), 0
+            for _ = 1, 500 do
+                local bytes = whole
+                for _ = 1, random(3) do
+                    local at = random(#bytes)
+                    bytes = bytes:sub(1, at - 1) .. string.char(random(256) - 1) .. bytes:sub(at + 1)
+                end
+                local ok, t = pcall(tokenizer.open, folder.write("changed.gguf", bytes))
+                if ok then
+                    works = works + 1
+                    pcall(function() return t:decode(t:encode("ab <|x|> \255 é <s>", { bos = true })) end)
+                    for id = 0, t:size() - 1 do t:piece(id) end
+                else
+                    assert.is_true(#t.message > 20, t.message)
+                end
+            end
+            assert.is_true(works > 0 and works < 500)
+        end
+    end)
+
     it("may leave out what has a default", function()
         assert.same({ 256 }, small.open(bpe("pre")):encode("ab"))
         assert.same({ 256 }, small.open(bpe("token_type")):encode("ab"))
