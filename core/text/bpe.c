@@ -79,10 +79,22 @@ static int create_pairs(ml_bpe *bpe, size_t merges) {
     return ML_OK;
 }
 
-/* The tokens that a merge "left right" names; pair->left = -1 if one of the three is no token. pair->merged is what the
- * merge before it made: files go through the tokens in order, so the one looked for is mostly that or the next. */
-static int read_merge(const ml_bpe *bpe, ml_weights *weights, int64_t index, uint8_t **buffer, size_t *capacity,
-                      ml_bpe_pair *pair) {
+/* Merges are read in blocks: their texts, then the tokens they name, then the table, each step asking the processor
+ * early for what the next one looks at. Otherwise half a million merges wait for memory one by one. */
+enum { MERGE_BLOCK = 64 };
+
+typedef struct merge_block {
+    int count;
+    uint8_t *text; /* both parts of all merges, one after the other, as bytes */
+    size_t capacity, used;
+    struct {
+        size_t at, left, both; /* where in `text`; bytes of the left part and of both */
+    } place[MERGE_BLOCK];
+    ml_bpe_pair pair[MERGE_BLOCK];
+} merge_block;
+
+/* Adds the text of a merge "left right". */
+static int add_merge(merge_block *block, const ml_bpe *bpe, ml_weights *weights, int64_t index) {
     const char *text;
     int64_t bytes;
     int status = ml_meta_string(weights, MERGES, index, &text, &bytes);
@@ -91,34 +103,56 @@ static int read_merge(const ml_bpe *bpe, ml_weights *weights, int64_t index, uin
     if (!space || space == text + bytes - 1)
         return ml_error(ML_E_FORMAT, "%s: item %lld of %s is no two parts with a space between",
                         ml_weights_path(weights), (long long)index, MERGES);
-    status = ml_grow((void **)buffer, capacity, (size_t)bytes, 1);
+    status = ml_grow((void **)&block->text, &block->capacity, block->used + (size_t)bytes, 1);
     if (status != ML_OK) return status;
-    size_t left = unspell((const uint8_t *)text, (size_t)(space - text), *buffer);
-    size_t both = left + unspell((const uint8_t *)space + 1, (size_t)(text + bytes - space - 1), *buffer + left);
-    if (!ml_vocab_is_plain(bpe->vocab, pair->merged, *buffer, both)) {
-        int next = ml_vocab_is_plain(bpe->vocab, (int64_t)pair->merged + 1, *buffer, both);
-        pair->merged = next ? pair->merged + 1 : ml_vocab_find_plain(bpe->vocab, *buffer, both);
-    }
-    pair->left = ml_vocab_find_plain(bpe->vocab, *buffer, left);
-    pair->right = ml_vocab_find_plain(bpe->vocab, *buffer + left, both - left);
-    if (pair->right < 0 || pair->merged < 0) pair->left = -1;
+    uint8_t *out = block->text + block->used;
+    size_t left = unspell((const uint8_t *)text, (size_t)(space - text), out);
+    size_t both = left + unspell((const uint8_t *)space + 1, (size_t)(text + bytes - space - 1), out + left);
+    ml_vocab_prefetch(bpe->vocab, out, left);
+    ml_vocab_prefetch(bpe->vocab, out + left, both - left);
+    block->place[block->count].at = block->used;
+    block->place[block->count].left = left;
+    block->place[block->count].both = both;
+    block->pair[block->count++].rank = (uint32_t)index;
+    block->used += both;
     return ML_OK;
+}
+
+/* Finds the tokens that merge `i` names: pair.left = -1 if one of the three is none. `last` is what the merge before
+ * makes: files go through the tokens in order, so the one looked for is mostly that or the next. */
+static void find_tokens(merge_block *block, const ml_bpe *bpe, int i, int32_t *last) {
+    const uint8_t *text = block->text + block->place[i].at;
+    size_t left = block->place[i].left, both = block->place[i].both;
+    ml_bpe_pair *pair = &block->pair[i];
+    if (!ml_vocab_is_plain(bpe->vocab, *last, text, both)) {
+        int next = ml_vocab_is_plain(bpe->vocab, (int64_t)*last + 1, text, both);
+        *last = next ? *last + 1 : ml_vocab_find_plain(bpe->vocab, text, both);
+    }
+    pair->merged = *last;
+    pair->left = ml_vocab_find_plain(bpe->vocab, text, left);
+    pair->right = ml_vocab_find_plain(bpe->vocab, text + left, both - left);
+    if (pair->right < 0 || pair->merged < 0) pair->left = -1;
+    if (pair->left >= 0) __builtin_prefetch(&bpe->pairs[pair_slot(bpe, pair->left, pair->right)]);
 }
 
 /* Fills the table. A merge whose parts or product are no tokens could never be written down as ids: it is left out. */
 static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
-    uint8_t *buffer = NULL;
-    size_t capacity = 0;
-    ml_bpe_pair pair = {.merged = -1};
+    merge_block block = {0};
+    int32_t last = -1;
     int status = create_pairs(bpe, (size_t)count);
-    for (int64_t i = 0; i < count && status == ML_OK; i++) {
-        status = read_merge(bpe, weights, i, &buffer, &capacity, &pair);
-        if (status != ML_OK || pair.left < 0) continue;
-        pair.rank = (uint32_t)i;
-        ml_bpe_pair *slot = find_pair(bpe, pair.left, pair.right);
-        if (slot->rank == ML_MERGE_NONE) *slot = pair;
+    for (int64_t index = 0; index < count && status == ML_OK;) {
+        block.count = 0;
+        block.used = 0;
+        while (index < count && block.count < MERGE_BLOCK && status == ML_OK)
+            status = add_merge(&block, bpe, weights, index++);
+        for (int i = 0; i < block.count; i++) find_tokens(&block, bpe, i, &last);
+        for (int i = 0; i < block.count; i++) {
+            if (block.pair[i].left < 0) continue;
+            ml_bpe_pair *slot = find_pair(bpe, block.pair[i].left, block.pair[i].right);
+            if (slot->rank == ML_MERGE_NONE) *slot = block.pair[i];
+        }
     }
-    free(buffer);
+    free(block.text);
     return status;
 }
 

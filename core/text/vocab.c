@@ -10,21 +10,24 @@
 static const char TOKENS[] = "tokenizer.ggml.tokens";
 static const char TYPES[] = "tokenizer.ggml.token_type";
 
+enum { HEAD = sizeof(uint64_t) };
+
+/* Up to eight bytes as a number. */
+static uint64_t load_head(const uint8_t *text, size_t bytes) {
+    uint64_t head = 0;
+    memcpy(&head, text, bytes < HEAD ? bytes : HEAD);
+    return head;
+}
+
 /* Multiply and fold, eight bytes at a time. */
-static uint64_t hash_bytes(const uint8_t *text, size_t bytes, uint64_t seed) {
+static uint64_t hash_bytes(uint64_t head, const uint8_t *text, size_t bytes, uint64_t seed) {
     const uint64_t factor = 0x9e3779b97f4a7c15u;
-    uint64_t hash = seed ^ (bytes * factor), word;
-    while (bytes >= sizeof word) {
-        memcpy(&word, text, sizeof word);
-        hash = (hash ^ word) * factor;
+    uint64_t hash = seed ^ (bytes * factor);
+    for (size_t at = 0; at == 0 || at < bytes; at += HEAD) {
+        hash = (hash ^ (at == 0 ? head : load_head(text + at, bytes - at))) * factor;
         hash ^= hash >> 29;
-        text += sizeof word;
-        bytes -= sizeof word;
     }
-    word = 0;
-    memcpy(&word, text, bytes);
-    hash = (hash ^ word) * factor;
-    return hash ^ (hash >> 29);
+    return hash;
 }
 
 static int is_plain(uint8_t type) {
@@ -36,19 +39,23 @@ static int is_text(const ml_vocab *vocab, int32_t id, const uint8_t *text, size_
 }
 
 /* The slot that holds these bytes, or the empty one where they belong. */
-static ml_vocab_slot *find_slot(const ml_vocab *vocab, const uint8_t *text, size_t bytes, uint32_t *tag) {
-    uint64_t hash = hash_bytes(text, bytes, vocab->seed);
-    *tag = (uint32_t)(hash >> 32);
-    size_t at = (size_t)hash & vocab->mask;
-    while (vocab->slots[at].id >= 0 &&
-           (vocab->slots[at].tag != *tag || !is_text(vocab, vocab->slots[at].id, text, bytes)))
-        at = (at + 1) & vocab->mask;
-    return &vocab->slots[at];
+static ml_vocab_slot *find_slot(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
+    uint64_t head = load_head(text, bytes);
+    size_t at = (size_t)hash_bytes(head, text, bytes, vocab->seed) & vocab->mask;
+    for (;; at = (at + 1) & vocab->mask) {
+        ml_vocab_slot *slot = &vocab->slots[at];
+        if (slot->id < 0) return slot;
+        if (slot->head != head || slot->length != bytes) continue;
+        if (bytes <= HEAD || is_text(vocab, slot->id, text, bytes)) return slot;
+    }
 }
 
 int32_t ml_vocab_find(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
-    uint32_t tag;
-    return bytes <= vocab->longest ? find_slot(vocab, text, bytes, &tag)->id : -1;
+    return bytes <= vocab->longest ? find_slot(vocab, text, bytes)->id : -1;
+}
+
+void ml_vocab_prefetch(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
+    __builtin_prefetch(&vocab->slots[hash_bytes(load_head(text, bytes), text, bytes, vocab->seed) & vocab->mask]);
 }
 
 int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
@@ -61,10 +68,11 @@ int ml_vocab_is_plain(const ml_vocab *vocab, int64_t id, const uint8_t *text, si
 }
 
 static void insert(ml_vocab *vocab, int32_t id) {
-    uint32_t tag;
-    ml_vocab_slot *slot = find_slot(vocab, ml_vocab_bytes(vocab, id), ml_vocab_length(vocab, id), &tag);
+    const uint8_t *text = ml_vocab_bytes(vocab, id);
+    size_t bytes = ml_vocab_length(vocab, id);
+    ml_vocab_slot *slot = find_slot(vocab, text, bytes);
     if (slot->id < 0 || (is_plain(vocab->type[id]) && !is_plain(vocab->type[slot->id])))
-        *slot = (ml_vocab_slot){.tag = tag, .id = id};
+        *slot = (ml_vocab_slot){.head = load_head(text, bytes), .length = (uint32_t)bytes, .id = id};
 }
 
 /* Number of items of the array `key` of `item` kinds; ML_E_FORMAT if it is something else. */

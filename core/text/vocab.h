@@ -16,10 +16,11 @@ enum {
     ML_TOKEN_BYTE = 6
 };
 
-/* A slot of the hash table: part of the hash beside the id, so that other texts are seldom looked at. */
+/* A slot of the hash table. It holds the beginning of the token's bytes, so that most look-ups touch nothing else. */
 typedef struct ml_vocab_slot {
-    uint32_t tag;
-    int32_t id; /* or -1 */
+    uint64_t head;   /* the first eight bytes, zeros after the last */
+    uint32_t length; /* of the whole token */
+    int32_t id;      /* or -1 */
 } ml_vocab_slot;
 
 typedef struct ml_vocab {
@@ -45,7 +46,9 @@ void ml_vocab_release(ml_vocab *vocab);
 
 /* The token that stands for exactly these bytes, of any type, or -1. */
 int32_t ml_vocab_find(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
-/* The same, only tokens that plain text can become (not control, unknown or byte tokens). */
+/* Asks the processor for the place where these bytes will be looked up. */
+void ml_vocab_prefetch(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
+/* Like ml_vocab_find(), but only tokens that plain text can become (not control, unknown or byte tokens). */
 int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
 
 /* 1 if `id` is a token that plain text can become and stands for exactly these bytes. */
