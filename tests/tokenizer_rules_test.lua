@@ -223,6 +223,8 @@ describe("special tokens", function()
         assert.is_false(pcall(tiny.piece, tiny, -1))
         assert.is_false(pcall(tiny.decode, tiny, { 1, 1.5 }))
         assert.is_false(pcall(tiny.decode, tiny, { 2 ^ 32 }))
+        local _, problem = pcall(tiny.encode, tiny, 5)
+        assert.truthy(problem:find("tokenizer:encode needs a string, not a number", 1, true))
     end)
 end)
 

@@ -21,6 +21,10 @@ local function handle(self)
     return self.handle or error("this tokenizer is closed", 3)
 end
 
+local function expect(kind, value, method)
+    if type(value) ~= kind then error(("tokenizer:%s needs a %s, not a %s"):format(method, kind, type(value)), 3) end
+end
+
 -- A number that can go into an int32_t unchanged; the core says whether it is a token.
 local function whole(id)
     local value = tonumber(id)
@@ -48,6 +52,7 @@ end
 -- special: names such as <|start|> in the text become special tokens (default true).
 -- bos: put the begin-of-text token first where the file asks for it (default false).
 function Tokenizer:encode(text, options)
+    expect("string", text, "encode")
     local flags = 0
     if not options or options.special ~= false then flags = flags + C.ML_TOKENIZE_SPECIAL end
     if options and options.bos then flags = flags + C.ML_TOKENIZE_BOS end
@@ -67,6 +72,7 @@ end
 
 --- tokenizer:decode(ids) -> string: the exact inverse of encode. Special tokens give their names.
 function Tokenizer:decode(ids)
+    expect("table", ids, "decode")
     local n = #ids
     local array = ffi.new("int32_t[?]", math.max(n, 1))
     for i = 1, n do array[i - 1] = whole(ids[i]) end
@@ -95,6 +101,7 @@ end
 
 --- tokenizer:find(text) -> id of the token that is exactly `text`, or nil.
 function Tokenizer:find(text)
+    expect("string", text, "find")
     local status = C.ml_tokenizer_find(handle(self), text, number)
     if status == C.ML_E_NOT_FOUND then return nil end
     check(status)
