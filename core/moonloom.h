@@ -231,9 +231,14 @@ int ml_decoder_flush(ml_decoder *decoder, const char **bytes, int64_t *count);
 /* tensor:begin (section of core/tensor) */
 
 /* Tensors have 1 to 4 dimensions, numbered from 0, and any dtype. A view shares the memory of what it was made from and
- * keeps it alive; writing through one is seen by all. Block dtypes (q8_0, mxfp4, ...) can be read, viewed by whole rows
- * and converted, not written in place. */
+ * keeps it alive; writing through one is seen by all. Block dtypes (q8_0, mxfp4, ...) can be read, viewed by whole
+ * blocks and converted, not written in place. Arithmetic is in f32: operands of other dtypes are converted, and results
+ * are new, packed f32 tensors unless it says otherwise. "Rows" run along the last dimension. */
 
+/* A new tensor of zeros. ML_E_MEMORY if there is no room for it. */
+int ml_tensor_create(int dtype, int ndim, const int64_t *shape, ml_tensor **out);
+/* A new tensor with a copy of `data`: packed elements of `dtype`, row-major. */
+int ml_tensor_from(const void *data, int dtype, int ndim, const int64_t *shape, ml_tensor **out);
 void ml_tensor_free(ml_tensor *tensor);
 int ml_tensor_dtype(const ml_tensor *tensor);
 /* Number of dimensions. */
@@ -248,6 +253,82 @@ void *ml_tensor_data(ml_tensor *tensor);
 int ml_tensor_contiguous(const ml_tensor *tensor);
 /* 1 if elements may be set: not for views into a mapped file, nor for block dtypes. */
 int ml_tensor_writable(const ml_tensor *tensor);
+/* The element at index[0..ndim), each from 0. */
+int ml_tensor_get(const ml_tensor *tensor, const int64_t *index, double *out);
+/* Sets it, rounded to the dtype (integers: towards zero, clamped to their range; NaN gives 0). */
+int ml_tensor_set(ml_tensor *tensor, const int64_t *index, double value);
+
+/* View of the indices [start, stop) along `dim`. */
+int ml_tensor_slice(ml_tensor *tensor, int dim, int64_t start, int64_t stop, ml_tensor **out);
+/* View of one index along `dim`, which goes away; of a tensor of one dimension it leaves {1}. */
+int ml_tensor_select(ml_tensor *tensor, int dim, int64_t index, ml_tensor **out);
+/* View with two dimensions exchanged. */
+int ml_tensor_transpose(ml_tensor *tensor, int a, int b, ml_tensor **out);
+/* View of the same elements in another shape; one entry may be -1: whatever is left. The tensor must be contiguous. */
+int ml_tensor_reshape(ml_tensor *tensor, int ndim, const int64_t *shape, ml_tensor **out);
+
+/* A packed copy as `dtype`. Quantising to q8_0, q4_0 (scale from the largest element of a block, as ggml's reference)
+ * and mxfp4 (OCP Microscaling 1.0: scale 2^(floor(log2(largest)) - 2), elements to nearest even, saturating) is
+ * supported, to other block dtypes not. */
+int ml_tensor_convert(const ml_tensor *tensor, int dtype, ml_tensor **out);
+/* Copies the elements of `from` into `to`, converted. Their shapes must be equal, or `from` has one element, or as many
+ * as a row of `to`: then every row becomes it. The two must not overlap unless they are the same. */
+int ml_tensor_copy(const ml_tensor *from, ml_tensor *to);
+/* Fills with uniform numbers of [low, high), or normal ones; the same for a seed on every machine and thread count. */
+int ml_tensor_fill_uniform(ml_tensor *tensor, double low, double high, uint64_t seed);
+int ml_tensor_fill_normal(ml_tensor *tensor, double mean, double deviation, uint64_t seed);
+
+/* Element-wise operations of ml_tensor_binary(). */
+enum { ML_ADD = 0, ML_SUBTRACT = 1, ML_MULTIPLY = 2, ML_DIVIDE = 3 };
+/* a op b. The shapes must be equal, or one of the two has one element, or as many as a row of the other. */
+int ml_tensor_binary(const ml_tensor *a, const ml_tensor *b, int operation, ml_tensor **out);
+/* to += factor * x, in place: `to` is a writable f32 tensor whose rows lie packed; x of the same shape, or one row that
+ * is added to every row. Made for steering: a vector added to the residual stream. */
+int ml_tensor_add_scaled(ml_tensor *to, const ml_tensor *x, double factor);
+/* factor * a + offset. */
+int ml_tensor_scale(const ml_tensor *a, double factor, double offset, ml_tensor **out);
+/* {m, k} x {k, n} -> {m, n}; {b, m, k} x {b, k, n} -> {b, m, n}; {b, m, k} x {k, n} -> {b, m, n}. */
+int ml_tensor_matmul(const ml_tensor *a, const ml_tensor *b, ml_tensor **out);
+/* x {n, k} times the transpose of w {rows, k}, on the stored blocks of w, plus bias {rows} (or NULL) -> {n, rows}. */
+int ml_tensor_linear(const ml_tensor *x, const ml_tensor *w, const ml_tensor *bias, ml_tensor **out);
+/* exp(x) / sum(exp(x)) of each row. */
+int ml_tensor_softmax(const ml_tensor *x, ml_tensor **out);
+/* x - log(sum(exp(x))) of each row. */
+int ml_tensor_log_softmax(const ml_tensor *x, ml_tensor **out);
+/* x * weight / sqrt(mean(x^2) + epsilon) of each row (RMSNorm, arXiv:1910.07467); weight {row} or NULL. */
+int ml_tensor_rms_norm(const ml_tensor *x, const ml_tensor *weight, double epsilon, ml_tensor **out);
+/* gate * sigmoid(gate) * up; clamped = 1: as in gpt-oss, with gate <= 7, -7 <= up <= 7: gate * sigmoid(1.702 gate) *
+ * (up + 1). Shapes must be equal. */
+int ml_tensor_swiglu(const ml_tensor *gate, const ml_tensor *up, int clamped, ml_tensor **out);
+/* softmax(q keys^T) values for q {queries, d} (already scaled), keys and values {tokens, d} -> {queries, d}; d a
+ * multiple of 8, at most 256. Keys and values are read as bf16 if both are that. */
+int ml_tensor_attend(const ml_tensor *q, const ml_tensor *keys, const ml_tensor *values, ml_tensor **out);
+
+/* What ml_tensor_reduce() computes of each row. */
+enum { ML_SUM = 0, ML_MEAN = 1, ML_MIN = 2, ML_MAX = 3, ML_NORM = 4 };
+/* One number a row, accumulated in double (ML_NORM: the L2 norm; ML_MIN and ML_MAX pass over NaN). The last dimension
+ * goes away; of a tensor of one dimension {1} is left. */
+int ml_tensor_reduce(const ml_tensor *x, int operation, ml_tensor **out);
+/* Index of the largest element of each row, from 0 (the first among equals), as i32 in the same shape as reduce gives.
+ */
+int ml_tensor_argmax(const ml_tensor *x, ml_tensor **out);
+/* The k largest of each row, best first: values f32 {..., k} and their indices i32 {..., k}, from 0. */
+int ml_tensor_topk(const ml_tensor *x, int64_t k, ml_tensor **values, ml_tensor **ids);
+
+typedef struct ml_stats {
+    int64_t count;                /* elements */
+    int64_t nans, infinities;     /* of them */
+    double min, max;              /* over all but NaN; NaN if there are none */
+    double mean, deviation, norm; /* over the finite ones; 0 if there are none */
+} ml_stats;
+/* All of it in one pass over the elements. */
+int ml_tensor_stats(const ml_tensor *x, ml_stats *out);
+
+/* Writes an .npy file (NumPy's format 1.0). bf16 and block dtypes are written as f32. */
+int ml_tensor_save(const ml_tensor *tensor, const char *path);
+/* Reads an .npy file (format 1.0 to 3.0) of f2, f4, f8, i1, i2, i4, i8, or u1 (which becomes i16), little endian, in C
+ * or Fortran order. */
+int ml_tensor_load(const char *path, ml_tensor **out);
 /* tensor:end */
 
 /* ---- model ------------------------------------------------------------------------------------ */

@@ -41,6 +41,13 @@ static int lay_out(ml_tensor *tensor, int dtype, int ndim, const int64_t *shape)
     return ML_OK;
 }
 
+/* Bytes of the elements when packed; lay_out() has checked that they can be counted. */
+static int64_t packed_bytes(const ml_tensor *tensor) {
+    int64_t bytes = ml_row_bytes(tensor->dtype, tensor->shape[tensor->ndim - 1]);
+    for (int i = 0; i < tensor->ndim - 1; i++) bytes *= tensor->shape[i];
+    return bytes;
+}
+
 int ml_tensor_wrap(void *data, int dtype, int ndim, const int64_t *shape, int writable, void *owner,
                    void (*release)(void *), ml_tensor **out) {
     ml_tensor *tensor = ml_calloc(1, sizeof *tensor);
@@ -56,6 +63,31 @@ int ml_tensor_wrap(void *data, int dtype, int ndim, const int64_t *shape, int wr
     tensor->data = data;
     tensor->writable = writable;
     tensor->storage = storage;
+    *out = tensor;
+    return ML_OK;
+}
+
+int ml_tensor_new(int dtype, int ndim, const int64_t *shape, int zeroed, ml_tensor **out) {
+    ml_tensor probe;
+    int status = lay_out(&probe, dtype, ndim, shape);
+    if (status != ML_OK) return status;
+    size_t bytes = (size_t)packed_bytes(&probe);
+    void *data = ml_alloc_aligned(bytes, 1);
+    if (!data) return ML_E_MEMORY;
+    ml_memory_huge(data, bytes);
+    if (zeroed) memset(data, 0, bytes);
+    return ml_tensor_wrap(data, dtype, ndim, shape, 1, data, free, out);
+}
+
+int ml_tensor_create(int dtype, int ndim, const int64_t *shape, ml_tensor **out) {
+    return ml_tensor_new(dtype, ndim, shape, 1, out);
+}
+
+int ml_tensor_from(const void *data, int dtype, int ndim, const int64_t *shape, ml_tensor **out) {
+    ml_tensor *tensor;
+    int status = ml_tensor_new(dtype, ndim, shape, 0, &tensor);
+    if (status != ML_OK) return status;
+    memcpy(tensor->data, data, (size_t)packed_bytes(tensor));
     *out = tensor;
     return ML_OK;
 }
@@ -105,6 +137,25 @@ int64_t ml_tensor_elements(const ml_tensor *tensor) {
     int64_t count = 1;
     for (int i = 0; i < tensor->ndim; i++) count *= tensor->shape[i];
     return count;
+}
+
+int64_t ml_tensor_rows(const ml_tensor *tensor) {
+    int64_t count = 1;
+    for (int i = 0; i < tensor->ndim - 1; i++) count *= tensor->shape[i];
+    return count;
+}
+
+uint8_t *ml_tensor_row(const ml_tensor *tensor, int64_t row) {
+    uint8_t *place = tensor->data;
+    for (int i = tensor->ndim - 2; i >= 0; i--) {
+        place += row % tensor->shape[i] * tensor->stride[i];
+        row /= tensor->shape[i];
+    }
+    return place;
+}
+
+int ml_tensor_same_shape(const ml_tensor *a, const ml_tensor *b) {
+    return a->ndim == b->ndim && memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof a->shape[0]) == 0;
 }
 
 const char *ml_tensor_text(const ml_tensor *tensor, char *buffer) {

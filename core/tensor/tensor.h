@@ -28,8 +28,15 @@ struct ml_tensor {
 int ml_tensor_wrap(void *data, int dtype, int ndim, const int64_t *shape, int writable, void *owner,
                    void (*release)(void *), ml_tensor **out);
 
-/* Number of elements. */
+/* A tensor of its own memory, zeroed or (zeroed = 0) as it comes. */
+int ml_tensor_new(int dtype, int ndim, const int64_t *shape, int zeroed, ml_tensor **out);
+/* Number of elements, and of rows: all dimensions but the last. */
 int64_t ml_tensor_elements(const ml_tensor *tensor);
+int64_t ml_tensor_rows(const ml_tensor *tensor);
+/* First element of row `row`. */
+uint8_t *ml_tensor_row(const ml_tensor *tensor, int64_t row);
+/* 1 if the shapes are equal. */
+int ml_tensor_same_shape(const ml_tensor *a, const ml_tensor *b);
 /* "{2, 3} f32", for error sentences, in a buffer of ML_TENSOR_TEXT bytes; returns it. */
 enum { ML_TENSOR_TEXT = 128 };
 const char *ml_tensor_text(const ml_tensor *tensor, char *buffer);
