@@ -4,7 +4,7 @@
 --
 -- The frame is made of special tokens by their ids; what users write is always plain text: <|end|> in it stays text.
 -- A turn of the model has many messages: analysis (its thoughts), commentary (calls, asides), final (the answer). It is
--- over at <|return|> or <|call|>, not at <|end|>. The parser takes whatever a model makes: a recipient in the role or in
+-- over at <|return|> or <|call|>, not at <|end|>. The parser takes what a model makes: a recipient in the role or in
 -- the channel, parts that are missing, parts that are doubled, an end in the middle.
 local M = {}
 
