@@ -58,7 +58,7 @@ function Reply:__tostring()
             parts[#parts + 1] = coloured and terminal.dim(text) or text
         end
     end
-    parts[#parts + 1] = self.final
+    if self.final ~= "" then parts[#parts + 1] = self.final end
     return table.concat(parts, "\n\n")
 end
 
@@ -135,7 +135,10 @@ ways.template = {
     listen = function(g, streamed)
         g.parameters.stop = template.of(g.model).stop
         if streamed then
-            g.write = function(text) io.stdout:write(text):flush() end
+            g.write = function(text)
+                io.stdout:write(text)
+                io.stdout:flush()
+            end
         end
         return function()
             return { { role = "assistant", channel = "final", content = g.text:match("^%s*(.-)%s*$") } }
@@ -193,7 +196,7 @@ function M.methods:say(text, streamed)
         turn.reply.listener = way.listen(g, streamed)
         g.recipe.loop(g)
         turn.reply.fed = g.times.fed
-        if streamed then io.stdout:write("\n"):flush() end
+        if streamed then io.stdout:write("\n") end
     end)
     if not fine then
         table.remove(self.turns)
@@ -236,12 +239,13 @@ end
 local function converse(chat, door)
     local is_person, streamed = terminal.is_terminal(0), terminal.is_terminal(1) and not door.json
     while true do
-        if is_person then io.stderr:write("> "):flush() end
+        if is_person then io.stderr:write("> ") end
         local line = io.read("*l")
         if not line then break end
         if line:find("%S") then
             local reply = chat:say(line, streamed)
-            if not streamed and not door.json then io.stdout:write(tostring(reply), "\n\n"):flush() end
+            if not streamed and not door.json then io.stdout:write(tostring(reply), "\n\n") end
+            io.stdout:flush()
         end
     end
     return door.json and chat or nil

@@ -24,6 +24,11 @@ local M = {}
 local Batch = {}
 Batch.__index = Batch
 
+-- Session -> how many rows of it are in the batch. Weak, because a session holds its batch.
+local function no_rows()
+    return setmetatable({}, { __mode = "k" })
+end
+
 --- A batch of at most `capacity` rows for `model`.
 function M.new(model, capacity)
     local out = ffi.new("ml_batch *[1]")
@@ -31,14 +36,14 @@ function M.new(model, capacity)
     return setmetatable({
         _handle = ffi.gc(out[0], C.ml_batch_free), model = model, capacity = capacity,
         epoch = ffi.new("double[1]"), -- changes whenever logits that were given out become invalid
-        added = {}, -- session -> rows of it
+        added = no_rows(),
     }, Batch)
 end
 
 --- Takes all rows out.
 function Batch:clear()
     C.ml_batch_clear(self._handle)
-    self.cache, self.added = nil, {}
+    self.cache, self.added = nil, no_rows()
     return self
 end
 
@@ -71,6 +76,7 @@ function Batch:forward()
     local cache = cache_of(self)
     self.epoch[0] = self.epoch[0] + 1
     check(C.ml_forward(cache, self._handle))
+    self.added = no_rows()
     return self
 end
 
@@ -117,7 +123,7 @@ end
 --- Adds the rows to their sessions.
 function Batch:commit()
     check(C.ml_forward_commit(cache_of(self), self._handle))
-    self.added = {}
+    self.added = no_rows()
     return self
 end
 
