@@ -33,7 +33,12 @@ end
 
 local function execute(shell, command)
     local status = os.execute(command)
-    if status ~= 0 then shell.complain(("the command ended with code %d"):format(math.floor(status / 256))) end
+    local signal = status % 128
+    if signal ~= 0 then
+        shell.complain(("signal %d ended the command"):format(signal))
+    elseif status ~= 0 then
+        shell.complain(("the command ended with code %d"):format(math.floor(status / 256)))
+    end
 end
 
 --- Runs `text` if it is a command. Returns whether it was one.

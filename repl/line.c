@@ -71,13 +71,13 @@ static void wait_for_key(const sigset_t *watched, const struct sigaction *before
 
 /* Leaves the line as it stands on the screen and gives it up. Returns what had been typed. */
 static char *abandon(void) {
+    rl_free_line_state();
+    rl_callback_sigcleanup(); /* ends a search, which draws the line anew */
     char *text = strdup(rl_line_buffer ? rl_line_buffer : "");
     rl_point = rl_end;
     rl_redisplay();
     fputs("^C\n", stdout);
     fflush(stdout);
-    rl_free_line_state();
-    rl_callback_sigcleanup();
     rl_replace_line("", 1);
     rl_callback_handler_remove();
     return text;

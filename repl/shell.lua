@@ -33,13 +33,8 @@ end
 
 --- One sentence that something did not work, where there is no error value.
 function M.complain(sentence)
-    M.write(M.paint("error", "error: ") .. sentence .. "\n")
-end
-
--- An edited recipe cannot be used; the old one stays. May come in the middle of a streamed line.
-local function tell_recipe_problem(problem)
     fresh_line()
-    M.complain(problem)
+    M.write(M.paint("error", "error: ") .. sentence .. "\n")
 end
 
 local function show_error(report)
@@ -201,7 +196,7 @@ function M.start()
     end)
     if edited then history.open() end
     if native.is_terminal(1) then
-        talk.be_interactive(tell_recipe_problem)
+        talk.be_interactive(M.complain)
         greet()
     end
     run_user_file()
