@@ -193,6 +193,7 @@ function M.methods:say(text, streamed)
             recipe = require "recipes.generate",
         }
         turn.reply = setmetatable({ generation = g, streamed = streamed, branch = branch, fed = 0 }, Reply)
+        g.streamed = streamed
         turn.reply.listener = way.listen(g, streamed)
         g.recipe.loop(g)
         turn.reply.fed = g.times.fed
