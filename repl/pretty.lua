@@ -136,8 +136,11 @@ local function show_table(state, value, depth, indent)
     return "{\n" .. pad .. table.concat(items, ",\n" .. pad) .. "\n" .. (" "):rep(indent) .. "}"
 end
 
-local function show_text(state, value)
+-- What __tostring says: of a value inside a table the first line only.
+local function show_text(state, value, depth)
     local fine, text = pcall(tostring, value)
+    local line = fine and depth > 0 and text:match("^([^\n]*)\n")
+    if line then return line .. state.paint("dim", " ...") end
     if fine then return text end
     return state.paint("dim", "<__tostring failed: " .. tostring(text) .. ">")
 end
@@ -158,7 +161,7 @@ show = function(state, value, depth, indent)
     elseif kind == "thread" then
         return state.paint("dim", "coroutine, " .. coroutine.status(value))
     end
-    return show_text(state, value)
+    return show_text(state, value, depth)
 end
 
 --- The text of `value`. options: paint (a function of repl/style.lua; plain by default), columns (80).

@@ -29,7 +29,7 @@ local shown = setmetatable({}, { __mode = "k" }) -- streamed value -> the summar
 --- What the prompt shows for `value` in place of the pretty printer's text, or nil: the summary of a generation that
 --- has just been on the screen. (When it is shown again without having gone on, its text is wanted.)
 function M.display(value)
-    if type(value) ~= "table" or not value.streamed or not value.summary then return nil end
+    if type(value) ~= "table" or not rawget(value, "streamed") or not value.summary then return nil end
     local summary = value:summary()
     if shown[value] == summary then return nil end
     shown[value] = summary
