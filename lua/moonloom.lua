@@ -26,6 +26,7 @@ local M = {
     interrupt = interrupt.error,
     is_interrupt = interrupt.is_interrupt,
     interactive = false,
+    tensor = require "moonloom.tensor", -- moonloom.tensor.new{...}, zeros, randn, load
 }
 
 --- Opens a model file.

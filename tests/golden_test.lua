@@ -149,7 +149,7 @@ local function check_trace(model, trace, isa)
     end
     batch:head()
     expected, count = floats(trace.logits_last)
-    local logits = batch:logits(#trace.ids - 1)
+    local logits = batch:logits(#trace.ids)
     for i = 0, count - 1 do near(expected[i], logits[i], LOGIT, isa .. " logit of the trace") end
     batch:commit()
     assert.equal(#trace.ids, session.position)

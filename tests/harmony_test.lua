@@ -130,7 +130,7 @@ describe("harmony", function()
         local names = {}
         for name in pairs(frame) do names[#names + 1] = name end
         table.sort(names)
-        for _ = 1, 3000 do
+        for _ = 1, 1000 do
             local ids, opened, closed = {}, 0, 0
             for i = 1, math.random(0, 60) do
                 ids[i] = math.random() < 0.5 and frame[names[math.random(#names)]]

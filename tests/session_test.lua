@@ -179,6 +179,16 @@ describe("a session", function()
         session:close()
     end)
 
+    it("belongs to a model that shows its weights and sizes", function()
+        local config = model:config()
+        assert.equal("gpt-oss", config.architecture)
+        local embedding = model:tensor("token_embd.weight")
+        assert.same({ config.vocabulary, config.width }, embedding:shape())
+        assert.equal("q8_0", embedding:dtype())
+        assert.has_error(function() model:tensor("no.such.tensor") end)
+        assert.truthy(tostring(model):find("4 layers of 192", 1, true))
+    end)
+
     it("outlives its model and dies in any order", function()
         for _ = 1, 3 do
             local short = moonloom.load(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf")
@@ -204,14 +214,30 @@ describe("a session", function()
         batch:embed()
         for l = 0, layers - 1 do batch:attention(l):router(l):experts(l) end
         batch:head():commit()
-        same(expected, batch:logits(0))
+        same(expected, batch:logits(1))
         assert.equal(51, fork.position)
         assert.equal(ids[51], fork:tokens()[51])
+        local config = model:config()
+        assert.same({ 1, config.width }, batch:residual():shape())
+        assert.same({ 1, config.experts }, batch:router_logits():shape())
+        assert.same({ 1, config.experts_used }, batch:expert_ids():shape())
+        local weights = batch:expert_weights()
+        assert.is_true(math.abs(weights:get(1, 1) + weights:get(1, 2) - 1) < 1e-6)
+        local kept = batch:logits(1):tensor()
+        -- Another state of the residual stream gives other logits: what Lua writes is what the head sees.
+        batch:clear():add(session:fork(), ids[51], true)
+        batch:embed()
+        for l = 0, layers - 1 do batch:layer(l) end
+        batch:residual():set(1, 1, 50)
+        batch:head()
+        assert.is_true(math.abs(kept:get(6) - expected[5]) < 1e-4)
+        assert.is_true(math.abs(batch:logits(1)[5] - expected[5]) > 1e-3)
+
         fork = session:fork()
         batch:clear():add(fork, ids[51], true)
         batch:embed():layer(0):layer(3):head()
         local worst = 0
-        for id, value in pairs(expected) do worst = math.max(worst, math.abs(value - batch:logits(0)[id])) end
+        for id, value in pairs(expected) do worst = math.max(worst, math.abs(value - batch:logits(1)[id])) end
         assert.is_true(worst > 0.1)
         assert.equal(50, fork.position) -- nothing committed
     end)

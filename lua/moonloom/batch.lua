@@ -10,7 +10,7 @@
 --         batch:residual()                      -- tensor {rows, width}: read it, change it
 --     end
 --     batch:head()
---     batch:logits(0)                           -- rows, layers and token ids count from 0, as in the core
+--     batch:logits(1)                           -- rows count from 1, as in tensors; layers and token ids from 0
 --     batch:commit()                            -- only now the sessions have these tokens
 --
 -- batch:forward() does all of that at once.
@@ -47,7 +47,7 @@ function Batch:clear()
     return self
 end
 
---- Adds token `id` as the next one of `session`. Returns the row, from 0. All sessions of a batch share one cache:
+--- Adds token `id` as the next one of `session`. Returns the row, from 1. All sessions of a batch share one cache:
 --- they are forks of one another (session:fork(0) gives an empty one).
 function Batch:add(session, id, want_logits)
     local cache = session:shared_cache()
@@ -59,7 +59,7 @@ function Batch:add(session, id, want_logits)
     check(C.ml_batch_add(self._handle, id, position, session.sequence, want_logits and 1 or 0))
     session:note(position, id)
     self.cache, self.added[session] = cache, added + 1
-    return self:rows() - 1
+    return self:rows()
 end
 
 --- Number of rows.
@@ -155,9 +155,9 @@ end
 
 local floats = ffi.new("const float *[1]")
 
---- Logits of row `row` (from 0), which asked for them, after head() or forward(): valid until the next pass.
+--- Logits of row `row` (from 1), which asked for them, after head() or forward(): valid until the next pass.
 function Batch:logits(row)
-    check(C.ml_batch_logits(self._handle, row, floats))
+    check(C.ml_batch_logits(self._handle, row - 1, floats))
     return logits_view.view(floats[0], self.model:config().vocabulary, self)
 end
 

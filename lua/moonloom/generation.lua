@@ -85,7 +85,7 @@ end
 
 --- Brings the session to where this generation is, whatever it did since. The time counts as prefill.
 function Generation:prepare(options)
-    self.began = C.ml_time_now()
+    self.began, self._pushed = C.ml_time_now(), nil
     self.stop, self.cut = nil, nil
     if #self.all == 0 then error("the prompt is empty: there is nothing to go on from", 0) end
     local context = self.model:config().context
@@ -101,10 +101,7 @@ end
 function Generation:advance()
     recipe.poll()
     local missing = #self.all - self.session.position
-    if missing == 0 then return end
-    local began = C.ml_time_now()
-    self.session:step(self.all[#self.all])
-    self.times.steps, self.times.decode_ms = self.times.steps + 1, self.times.decode_ms + C.ml_time_now() - began
+    if missing > 0 then self.session:step(self.all[#self.all]) end
 end
 
 --- Fresh candidates for the next token.
@@ -137,7 +134,10 @@ function Generation:push(id, left)
     self._pieces[index] = tokenizer:is_end(id) and "" or self._decoder:push(id)
     self.all[#self.all + 1] = id
     self.tokens[index] = token
-    if not rawget(self, "ttft_ms") then self.ttft_ms = C.ml_time_now() - self.began end
+    local now, before, times = C.ml_time_now(), rawget(self, "_pushed"), self.times
+    self._pushed = now
+    if before then times.steps, times.decode_ms = times.steps + 1, times.decode_ms + now - before end
+    if not rawget(self, "ttft_ms") then self.ttft_ms = now - self.began end
     return token
 end
 
@@ -303,7 +303,7 @@ local function rate(count, ms)
     return count > 0 and ms > 0 and count / ms * 1000 or nil
 end
 
---- Generated tokens a second: the steps after the first token.
+--- Generated tokens a second, samplers and all: from token to token, so without the first.
 function Generation:speed()
     return rate(self.times.steps, self.times.decode_ms)
 end

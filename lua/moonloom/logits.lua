@@ -78,7 +78,7 @@ function Logits:sums()
     return sum, math.sqrt(squares)
 end
 
---- The logits as a tensor {vocabulary}: a copy, which stays.
+--- The logits as a tensor {vocabulary}: a copy, which stays. (Tensors count from 1: token id is at id + 1.)
 function Logits:tensor()
     return require("moonloom.tensor").from_pointer(data(self), { tonumber(self.count) })
 end

@@ -105,7 +105,7 @@ function Session:step(id)
     self._step = batch
     batch:clear():add(self, id, true)
     batch:forward()
-    keep_logits(self, batch, 0)
+    keep_logits(self, batch, 1)
     return self
 end
 
@@ -116,9 +116,9 @@ local function feed_chunk(self, ids, first, last, each)
     batch:clear()
     for i = first, last do batch:add(self, ids[i], each ~= nil or i == #ids) end
     batch:forward()
-    if last == #ids then keep_logits(self, batch, last - first) end
+    if last == #ids then keep_logits(self, batch, last - first + 1) end
     if not each then return end
-    for i = first, last do each(start + i - first, batch:logits(i - first)) end
+    for i = first, last do each(start + i - first, batch:logits(i - first + 1)) end
 end
 
 local function to_ids(self, what, options)
@@ -172,7 +172,7 @@ function M.step_all(sessions, ids)
     batch:clear()
     for i, session in ipairs(sessions) do batch:add(session, ids[i], true) end
     batch:forward()
-    for i, session in ipairs(sessions) do keep_logits(session, batch, i - 1) end
+    for i, session in ipairs(sessions) do keep_logits(session, batch, i) end
 end
 
 --- Logits after the last token. They are a view: valid until this session (or, after a prefill, another one of the
