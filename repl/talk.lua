@@ -96,6 +96,9 @@ function M.offer_globals(help)
         environment.offer(name, summary, function() return value end)
     end
     offer("ml", 'the library: the same as require "moonloom"', ml)
+    environment.offer("tensor", 'tensors: the same as require "moonloom.tensor"', function()
+        return require "moonloom.tensor"
+    end)
     environment.offer("model", "the current model (-m FILE, or the small one in data/)", ml.current)
     offer("resume", "resume() goes on with the last generation, stopped or finished", ml.resume)
     offer("help", "help() or ? shows what there is, help(\"name\") or ?name tells about one thing",

@@ -82,8 +82,9 @@ describe("talking at the prompt", function()
     it("takes up an edited sampler while it talks, keeps it when an edit is broken, stops on Ctrl-C and resumes",
         function()
             local path = prompt.folder .. "/recipes/samplers.lua"
-            write(path, samplers(" dog"))
             session = prompt:start()
+            prompt:answer('generate{ prompt = "Once", max_tokens = 1 }') -- with moonloom's own samplers
+            write(path, samplers(" dog")) -- before which a copy of the user's takes precedence
             session:enter('g = generate{ prompt = "Once upon a time", max_tokens = 100000 }')
             session:expect("Once upon a time dog dog dog")
             write(path, samplers(" cat"))

@@ -179,13 +179,14 @@ function M.plain(value, result)
     return result
 end
 
--- Looks whether the file changed. Returns a problem to tell, once for each version that cannot be loaded.
+-- Looks whether the file changed, or another one stands before it now (a copy in the user's folder). Returns a problem
+-- to tell, once for each version that cannot be loaded.
 local function refresh_entry(entry, patient)
-    local stamp = stamp_of(entry.path)
+    local path, stamp = locate(entry.name)
     if not stamp or stamp == entry.stamp or stamp == entry.failed then return nil end
-    local value, problem = load_value(entry.path, entry.name)
+    local value, problem = load_value(path, entry.name)
     if value then
-        entry.value, entry.stamp, entry.failed, entry.suspect = value, stamp, nil, nil
+        entry.value, entry.path, entry.stamp, entry.failed, entry.suspect = value, path, stamp, nil, nil
     elseif patient and entry.suspect ~= stamp then
         entry.suspect = stamp -- perhaps half written: look again before telling
     else
