@@ -112,7 +112,9 @@ function M.run(args, door)
     if g.streamed then io.stdout:write("\n") end
     if door.command and not door.json then io.stderr:write(g:summary(), "\n") end
     g.peak_bytes = moonloom.peak_bytes()
-    if door.json or args.bandwidth then g.read_bandwidth = moonloom.bandwidth() end
+    if door.json or args.bandwidth then -- Ctrl-C here must not cost the text
+        interrupt.catch(function() g.read_bandwidth = moonloom.bandwidth() end)
+    end
     return g
 end
 
