@@ -74,6 +74,7 @@ static void on_interrupt(int number) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (calls && !ml_interrupt_pending()) pressed = 0; /* a recipe has caught the one before */
     pressed++;
+    if (!calls && !interactive) leave();
     if (!calls) return; /* at the prompt: line.c sees `pressed` */
     ml_interrupt_set(1);
     if (state) lua_sethook(state, raise_interrupt, LUA_MASKCOUNT, 1);

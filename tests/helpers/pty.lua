@@ -115,14 +115,14 @@ end
 function Pty:wait(seconds)
     local status = ffi.new("int[1]")
     for _ = 1, (seconds or 60) * 20 do
-        self:read(50)
+        if not self:read(50) then ffi.C.poll(nil, 0, 50) end -- the terminal is gone a little before the program
         if ffi.C.waitpid(self.process, status, WNOHANG) == self.process then
             self.process = nil
-            while self:read(0) and #self.raw < 1e6 do
-                local before = #self.raw
+            local before
+            repeat
+                before = #self.raw
                 self:read(10)
-                if #self.raw == before then break end
-            end
+            until #self.raw == before
             local low = status[0] % 128
             return low == 0 and math.floor(status[0] / 256) % 256 or 128 + low
         end
