@@ -47,7 +47,7 @@ function M.run(shell, text)
     local first = line:sub(1, 1)
     if first == "?" then
         local marks, name = line:match("^(%?%??)%s*(.*)$")
-        shell.help(name:gsub("%s*%b()$", ""):gsub("[%s({.:]+$", ""), marks == "??")
+        shell.help(name:match("^[%w_.:%[%]\"']*"):gsub("[.:]+$", ""), marks == "??")
     elseif first == "!" then
         execute(shell, line:sub(2))
     elseif first == ">" then

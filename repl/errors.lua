@@ -43,16 +43,14 @@ local function split_place(text, frames)
 end
 
 -- The frame to show for an error that carries no place of its own, or one inside the library: the caller's own code.
--- An error value is about what was asked for, so a recipe's line is not shown for it if the user's own is at hand.
-local function blame(frames, is_value)
-    local first
+-- A sentence (an error without a place) is about what was asked for, so no line of a recipe is shown for it.
+local function blame(frames, is_sentence)
     for _, frame in ipairs(frames) do
-        if not in_library(frame.source) and (chunk.source(frame.short) or frame.source:sub(1, 1) == "@") then
-            first = first or frame
-            if not (is_value and in_recipes(frame.source)) then return frame end
+        if not in_library(frame.source) and (chunk.source(frame.short) or frame.source:sub(1, 1) == "@")
+            and not (is_sentence and in_recipes(frame.source)) then
+            return frame
         end
     end
-    return first
 end
 
 local function describe(value)
@@ -78,7 +76,7 @@ function M.capture(value)
     local frames = read_frames(3)
     local message, frame = describe(value), nil
     if type(value) == "string" then message, frame = split_place(value, frames) end
-    if not frame or in_library(frame.source) then frame = blame(frames, type(value) ~= "string") end
+    if not frame or in_library(frame.source) then frame = blame(frames, frame == nil) end
     message = message:match("^(module '[^\n]* not found):\n") or message
     local report = { value = value, message = message, trace = read_trace(message) }
     if frame then report.source, report.line = frame.source, frame.line end
