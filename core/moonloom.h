@@ -75,6 +75,9 @@ int ml_threads_count(void);
 /* Measures the read bandwidth: all threads stream a buffer of 512 MiB for about `milliseconds`.
  * Bytes per second of the best pass. */
 int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);
+/* Measures the multiply peak: all threads run the multiplication that prefill lives on (f32) in registers for about `milliseconds`. Operations per second of the best pass; a
+ * multiplication and an addition are two. */
+int ml_machine_multiply_peak(double milliseconds, double *operations_per_second);
 
 /* ---- dtypes ----------------------------------------------------------------------------------- */
 
@@ -444,6 +447,16 @@ int ml_forward_experts(ml_cache *cache, ml_batch *batch, int32_t layer);
 int ml_forward_head(ml_cache *cache, ml_batch *batch);
 /* Adds the rows to their sequences. */
 int ml_forward_commit(ml_cache *cache, ml_batch *batch);
+
+/* What a forward pass read and multiplied. */
+typedef struct ml_work {
+    int64_t weight_bytes; /* of the matrices that were touched, each once, however many rows it served */
+    int64_t cache_bytes;  /* keys and values that attention read, once for each row and KV head */
+    double operations;    /* of matrices and attention; a multiplication and an addition are two */
+} ml_work;
+
+/* The work of the pass that the last ml_forward_embed() began, so far. */
+void ml_batch_work(const ml_batch *batch, ml_work *out);
 
 /* ---- logits ----------------------------------------------------------------------------------- */
 

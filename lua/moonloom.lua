@@ -85,6 +85,13 @@ end
 --- Raises an error about how something was called: on the command line it exits with code 2.
 M.wrong_usage = require("moonloom.arguments").fail
 
+--- Multiply peak of this machine with the threads in use, in operations per second, measured for `milliseconds` (300).
+function M.multiply_peak(milliseconds)
+    local out = ffi.new("double[1]")
+    check(C.ml_machine_multiply_peak(milliseconds or 300, out))
+    return out[0]
+end
+
 --- Milliseconds of a monotonic clock.
 function M.now()
     return C.ml_time_now()

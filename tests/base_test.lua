@@ -24,3 +24,33 @@ describe("base", function()
         assert.equal(0, C.ml_interrupt_pending())
     end)
 end)
+
+describe("the yardsticks", function()
+    local moonloom = require "moonloom"
+
+    it("measure reading and multiplying under every instruction set", function()
+        local before = moonloom.isa()
+        for _, isa in ipairs { "scalar", "avx2", "avx512" } do
+            if pcall(moonloom.isa, isa) then
+                assert.is_true(moonloom.multiply_peak(1) > 1e8)
+                assert.is_true(moonloom.bandwidth(1) > 1e8)
+            end
+        end
+        moonloom.isa(before)
+    end)
+
+    it("and a pass tells what it read: decoding one token reads what the model says a token costs", function()
+        local model = moonloom.current()
+        local session = model:session()
+        session:feed { 1, 2, 3 }
+        local batch = model:batch(1)
+        batch:add(session, 4, true)
+        batch:forward()
+        local work, config = batch:work(), model:config()
+        -- bytes_per_token() also counts norms, biases and the row of the embedding.
+        assert.is_true(work.weight_bytes < model:bytes_per_token())
+        assert.is_true(work.weight_bytes > 0.9 * model:bytes_per_token())
+        assert.equal(4 * config.layers * config.kv_heads * config.head_dim * 2 * 2, work.cache_bytes)
+        session:close()
+    end)
+end)

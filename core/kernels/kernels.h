@@ -46,6 +46,9 @@ typedef struct ml_kernels {
     /* Sum of `bytes` bytes (a multiple of 64) as 64-bit words, read as fast as the machine can: the bandwidth
      * yardstick. */
     uint64_t (*read_stream)(const void *area, int64_t bytes);
+    /* `rounds` rounds of the multiplication that prefill lives on, in registers only. Returns the operations done (a
+     * multiplication and an addition are two): the arithmetic yardstick. */
+    double (*multiply_rounds)(int64_t rounds);
 } ml_kernels;
 
 /* The table in use. Never NULL. */

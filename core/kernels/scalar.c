@@ -129,10 +129,23 @@ static uint64_t read_stream(const void *area, int64_t bytes) {
     return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
 }
 
+static double multiply_rounds(int64_t rounds) {
+    enum { SUMS = 8 };
+    volatile float factor = 0; /* so that the loop cannot be worked out before it runs */
+    const float x = factor;
+    float sum[SUMS] = {0};
+    for (int64_t r = 0; r < rounds; r++) {
+        for (int i = 0; i < SUMS; i++) sum[i] = sum[i] * x + x;
+    }
+    for (int i = 0; i < SUMS; i++) factor = sum[i];
+    return (double)rounds * SUMS * 2;
+}
+
 void ml_kernels_scalar(ml_kernels *table) {
     *table = (ml_kernels){
         .isa = "scalar",
         .few_columns = ML_DOT_COLUMNS,
+        .multiply_rounds = multiply_rounds,
         .dot_rows =
             {
                 [ML_F32] = dot_rows_f32,

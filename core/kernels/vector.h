@@ -357,6 +357,18 @@ ROW_KERNELS(mxfp4, 32, sizeof(ml_block_mxfp4), NULL, unpack_mxfp4)
 ROW_KERNELS(q4_k, 256, sizeof(ml_block_q4_k), prepare_q4_k, unpack_q4_k)
 ROW_KERNELS(q6_k, 256, sizeof(ml_block_q6_k), prepare_q6_k, unpack_q6_k)
 
+/* Ten sums hide the latency of a fused multiplication and addition. */
+static double multiply_rounds(int64_t rounds) {
+    const vf x = v_set(0);
+    vf a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x, i = x, j = x;
+    for (int64_t r = 0; r < rounds; r++) {
+        a = v_fma(x, x, a), b = v_fma(x, x, b), c = v_fma(x, x, c), d = v_fma(x, x, d), e = v_fma(x, x, e);
+        f = v_fma(x, x, f), g = v_fma(x, x, g), h = v_fma(x, x, h), i = v_fma(x, x, i), j = v_fma(x, x, j);
+        __asm__ volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h), "+v"(i), "+v"(j));
+    }
+    return (double)rounds * 10 * W * 2;
+}
+
 /* 2^(code - 127) for every e8m0 code. */
 static float e8m0[256];
 
@@ -365,6 +377,7 @@ static void fill(ml_kernels *table, const char *isa, int64_t few_columns) {
     for (int code = 0; code < 256; code++) e8m0[code] = ml_e8m0_to_f32((uint8_t)code);
     table->isa = isa;
     table->few_columns = few_columns;
+    table->multiply_rounds = multiply_rounds;
 #define PUT(dtype, name)                                                                                               \
     table->decode_row[dtype] = decode_row_##name;                                                                      \
     table->dot_rows[dtype] = dot_rows_##name

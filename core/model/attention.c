@@ -83,6 +83,20 @@ static void add_rows(void *arg, int64_t begin, int64_t end, int thread) {
     ml_kernels_get()->axpy(1, b->normed + begin * d, b->residual + begin * d, (end - begin) * d);
 }
 
+/* What the attention of this layer reads and multiplies. */
+static void count_attention(ml_batch *b, const ml_cache *cache, const ml_layer *w) {
+    const ml_config *c = &b->model->config;
+    ml_batch_count(b, &w->attn_q, b->active_rows);
+    ml_batch_count(b, &w->attn_k, b->active_rows);
+    ml_batch_count(b, &w->attn_v, b->active_rows);
+    ml_batch_count(b, &w->attn_output, b->active_rows);
+    for (int64_t r = 0; r < b->active_rows; r++) {
+        const int64_t all = b->row[r].position + 1, seen = w->window > 0 && all > w->window ? w->window : all;
+        b->work.cache_bytes += seen * cache->vector_bytes * c->kv_heads * 2;
+        b->work.operations += 4.0 * (double)seen * c->heads * c->head_dim;
+    }
+}
+
 int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     int status = ml_batch_check(cache, b, layer);
     if (status != ML_OK) return status;
@@ -99,5 +113,6 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     ml_parallel(rows * c->kv_heads, rows > 8 ? 8 : 1, attend_rows, &work);
     ml_linear(&w->attn_output, w->output_bias, b->attended, queries, rows, b->normed, d);
     ml_parallel(rows, 4, add_rows, b);
+    count_attention(b, cache, w);
     return ML_OK;
 }

@@ -119,6 +119,15 @@ int ml_batch_check(const ml_cache *cache, const ml_batch *batch, int32_t layer) 
     return ML_OK;
 }
 
+void ml_batch_count(ml_batch *batch, const ml_matrix *matrix, int64_t columns) {
+    batch->work.weight_bytes += matrix->rows * matrix->stride;
+    batch->work.operations += 2.0 * (double)(matrix->rows * matrix->cols) * (double)columns;
+}
+
+void ml_batch_work(const ml_batch *batch, ml_work *out) {
+    *out = batch->work;
+}
+
 /* ---- views ---- */
 
 static void release_view(void *owner) {

@@ -24,6 +24,7 @@ struct ml_batch {
     uint64_t epoch; /* of the cache after its pages were reserved; 0: none */
     int64_t active_rows;
     int32_t routed_layer; /* whose router ran last, or -1 */
+    ml_work work;
 
     void *arena;
     float *cosines, *sines; /* {R, rope_dims / 2} */
@@ -47,6 +48,8 @@ struct ml_batch {
 
 /* Checks that the steps of a pass are called in order: `batch` is under way with `cache`, and no interrupt waits. */
 int ml_batch_check(const ml_cache *cache, const ml_batch *batch, int32_t layer);
+/* Counts a matrix that served `columns` columns. */
+void ml_batch_count(ml_batch *batch, const ml_matrix *matrix, int64_t columns);
 /* RMSNorm of `rows` rows of the residual stream into `normed`, on all threads. */
 void ml_batch_norm(ml_batch *batch, const float *weight);
 

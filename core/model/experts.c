@@ -15,6 +15,7 @@ int ml_forward_router(ml_cache *cache, ml_batch *b, int32_t layer) {
     b->routed_layer = layer;
     if (!c->experts) return ML_OK;
     ml_linear(&w->router, w->router_bias, b->normed, c->width, b->active_rows, b->router_logits, c->experts);
+    ml_batch_count(b, &w->router, b->active_rows);
     for (int64_t r = 0; r < b->active_rows; r++) {
         float *weights = b->expert_weights + r * c->experts_used;
         ml_logits_topk(b->router_logits + r * c->experts, c->experts, c->experts_used,
@@ -176,6 +177,15 @@ static int check_choices(const ml_batch *b, int32_t layer) {
     return ML_OK;
 }
 
+static void count_experts(ml_batch *b, const ml_layer *w, int64_t busy) {
+    for (int64_t i = 0; i < busy; i++) {
+        const int32_t *begin = &b->expert_begin[b->busy_experts[i]];
+        ml_batch_count(b, &w->gate, begin[1] - begin[0]);
+        ml_batch_count(b, &w->up, begin[1] - begin[0]);
+        ml_batch_count(b, &w->down, begin[1] - begin[0]);
+    }
+}
+
 int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
     int status = ml_batch_check(cache, b, layer);
     if (status == ML_OK) status = check_choices(b, layer);
@@ -195,6 +205,7 @@ int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
     work.panels = (d + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
     ml_parallel(busy * work.panels, 1, run_down, &work);
     ml_parallel(b->active_rows, 4, combine_rows, b);
+    count_experts(b, work.layer, busy);
     b->routed_layer = -1;
     return ML_OK;
 }

@@ -64,6 +64,7 @@ int ml_forward_embed(ml_cache *cache, ml_batch *b) {
     if (status != ML_OK || (status = reserve_rows(cache, b)) != ML_OK) return status;
     b->epoch = cache->epoch;
     b->active_rows = b->rows;
+    b->work = (ml_work){0};
     ml_parallel(b->rows, 4, embed_rows, b);
     return ML_OK;
 }
@@ -79,6 +80,7 @@ int ml_forward_head(ml_cache *cache, ml_batch *b) {
                                    b->normed + b->row[r].logits * d, d);
     }
     ml_linear(&m->head, NULL, b->normed, d, b->wanted, b->logits, m->config.vocabulary);
+    ml_batch_count(b, &m->head, b->wanted);
     return ML_OK;
 }
 

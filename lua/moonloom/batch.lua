@@ -153,6 +153,16 @@ function Batch:expert_weights()
     return view(self, C.ML_VIEW_EXPERT_WEIGHTS)
 end
 
+--- What the last pass read and multiplied: { weight_bytes, cache_bytes, operations }.
+function Batch:work()
+    local work = ffi.new("ml_work")
+    C.ml_batch_work(self._handle, work)
+    return {
+        weight_bytes = tonumber(work.weight_bytes), cache_bytes = tonumber(work.cache_bytes),
+        operations = work.operations,
+    }
+end
+
 local floats = ffi.new("const float *[1]")
 
 --- Logits of row `row` (from 1), which asked for them, after head() or forward(): valid until the next pass.

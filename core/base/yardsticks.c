@@ -1,4 +1,4 @@
-/* The yardstick: how fast this machine reads memory, measured when asked. */
+/* The yardsticks: how fast this machine reads memory and multiplies, measured when asked. */
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/threads.h"
@@ -46,5 +46,40 @@ int ml_machine_bandwidth(double milliseconds, double *bytes_per_second) {
     } while (now - start < milliseconds && !ml_interrupt_pending());
     free(s.area);
     *bytes_per_second = best;
+    return ML_OK;
+}
+
+/* ---- arithmetic ---- */
+
+enum { ROUNDS = 1 << 20, SHARES = 64 };
+
+typedef struct multiplied {
+    _Atomic double operations[SHARES];
+} multiplied;
+
+static void multiply(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    multiplied *m = arg;
+    for (int64_t i = begin; i < end; i++) m->operations[i] = ml_kernels_get()->multiply_rounds(ROUNDS);
+}
+
+int ml_machine_multiply_peak(double milliseconds, double *operations_per_second) {
+    if (!(milliseconds > 0) || !operations_per_second) {
+        return ml_error(ML_E_ARGUMENT, "measuring the multiply peak needs a time above 0 ms");
+    }
+    int status = ml_kernels_ready();
+    if (status != ML_OK) return status;
+    multiplied m;
+    double best = 0, start = ml_time_now(), now = start;
+    do {
+        const double before = now;
+        double operations = 0;
+        ml_parallel(SHARES, 1, multiply, &m);
+        now = ml_time_now();
+        for (int i = 0; i < SHARES; i++) operations += m.operations[i];
+        const double rate = operations / (now - before) * 1e3;
+        best = rate > best ? rate : best;
+    } while (now - start < milliseconds && !ml_interrupt_pending());
+    *operations_per_second = best;
     return ML_OK;
 }
