@@ -228,12 +228,20 @@ static ALWAYS_INLINE void add_products(const vf *w, const int vectors, const flo
     }
 }
 
+/* Rows follow one another in memory, and the hardware alone does not fetch far enough ahead: measured on Zen 5, 4 KiB
+ * give bf16 and q8_0 a fifth more, and the others a little. Past the end of the weights it does nothing. */
+static ALWAYS_INLINE void prefetch(const uint8_t *row, const int bytes) {
+    enum { AHEAD = 4096, LINE = 64 };
+    for (int b = 0; b < bytes; b += LINE) __builtin_prefetch((const void *)((uintptr_t)row + AHEAD + (uintptr_t)b));
+}
+
 /* One row of blocks of 32 against `columns` columns; two blocks a round, so that four sums run side by side. */
 static ALWAYS_INLINE void dot_small_blocks(const row_format f, const uint8_t *row, int64_t k, const float *x,
                                            int64_t ldx, const int columns, vf sum[][4]) {
     int64_t i = 0;
     for (; i + 64 <= k; i += 64, row += 2 * f.bytes) {
         vf w[BLOCK_VECTORS];
+        prefetch(row, 2 * f.bytes);
         f.unpack(row, 0, NULL, w);
         add_products(w, BLOCK_VECTORS, x + i, ldx, columns, sum, 0);
         f.unpack(row + f.bytes, 0, NULL, w);
@@ -265,6 +273,7 @@ static ALWAYS_INLINE void dot_large_blocks(const row_format f, const uint8_t *ro
     for (int64_t i = 0; i < k; i += 256, row += f.bytes) {
         _Alignas(64) float scales[16];
         f.prepare(row, scales);
+        prefetch(row, f.bytes);
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) {
             vf w[PART_VECTORS];

@@ -57,8 +57,8 @@ void ml_read_elements(int dtype, const uint8_t *row, int64_t stride, int64_t fro
 static int64_t whole(double value, int bits) {
     const double limit = ldexp(1, bits - 1);
     if (isnan(value)) return 0;
-    if (value < -limit) return -(int64_t)(limit / 2) * 2;
-    if (value >= limit) return (int64_t)((uint64_t)1 << (bits - 1)) - 1;
+    if (value <= -limit) return -(int64_t)(limit / 2) * 2;
+    if (value >= limit) return (int64_t)(((uint64_t)1 << (bits - 1)) - 1);
     return (int64_t)value;
 }
 
