@@ -56,7 +56,7 @@ dependencies() {
     return
   fi
   local missing as_root=()
-  mapfile -t missing < <(missing_packages)
+  read -r -d '' -a missing <<<"$(missing_packages)" || true
   [ "${#missing[@]}" -eq 0 ] && return
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || tell_packages

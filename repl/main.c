@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 /* Finds the home folder: MOONLOOM_HOME, else ../ or ../../ of the build folder (build/, build/asan/), else
@@ -16,9 +17,8 @@ static int find_home(char home[PATH_MAX]) {
     const char *given = getenv("MOONLOOM_HOME");
     if (given) return snprintf(home, PATH_MAX, "%s", given) < PATH_MAX;
     char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n <= 0) return 0;
-    self[n] = 0;
+    const char *started_as = (const char *)getauxval(AT_EXECFN); /* needs no /proc, which a bare chroot has not */
+    if (!started_as || !realpath(started_as, self)) return 0;
     *strrchr(self, '/') = 0;
     static const char *const places[] = {"..", "../..", "../share/moonloom"};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {

@@ -23,7 +23,7 @@ return function()
         end
         for i = shown.pending + 1, #handler.pendings do
             local pending = handler.pendings[i]
-            say("skipped ", pending.name or "?", ": ", tostring(pending.message or ""))
+            say("skipped ", pending.name or "?", ": ", (tostring(pending.message or ""):gsub("^[^ ]+:%d+: ", "")))
         end
         shown.pending = #handler.pendings
     end

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 void *ml_calloc(size_t count, size_t size) {
     void *block = calloc(count ? count : 1, size ? size : 1);
@@ -66,7 +67,10 @@ static int64_t status_bytes(const char *field) {
 }
 
 int64_t ml_memory_peak(void) {
-    return status_bytes("VmHWM");
+    const int64_t peak = status_bytes("VmHWM");
+    struct rusage usage;
+    if (peak > 0 || getrusage(RUSAGE_SELF, &usage) != 0) return peak;
+    return (int64_t)usage.ru_maxrss * 1024; /* where /proc is not mounted; it may count what ran before exec() */
 }
 
 int64_t ml_memory_resident(void) {

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 ffi.cdef [[
 struct pty_size { unsigned short rows, columns, x, y; };
 struct pty_poll { int fd; short events, revents; };
+int openpty(int *master, int *slave, char *name, const void *settings, const struct pty_size *size);
 int forkpty(int *master, char *name, const void *settings, const struct pty_size *size);
 int execve(const char *path, char *const argv[], char *const envp[]);
 void _exit(int status);
@@ -32,6 +33,15 @@ local function strings(list)
         array[i - 1] = keep[i]
     end
     return array, keep
+end
+
+--- Whether the machine gives pseudo terminals: a bare chroot does not.
+function M.available()
+    local master, slave = ffi.new("int[1]"), ffi.new("int[1]")
+    if libutil.openpty(master, slave, nil, nil, nil) ~= 0 then return false end
+    ffi.C.close(master[0])
+    ffi.C.close(slave[0])
+    return true
 end
 
 --- Starts the program of the list `command` with the environment `environment` (name -> value) on a terminal of
