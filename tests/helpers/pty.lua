@@ -4,7 +4,6 @@ local ffi = require "ffi"
 ffi.cdef [[
 struct pty_size { unsigned short rows, columns, x, y; };
 struct pty_poll { int fd; short events, revents; };
-int openpty(int *master, int *slave, char *name, const void *settings, const struct pty_size *size);
 int forkpty(int *master, char *name, const void *settings, const struct pty_size *size);
 int execve(const char *path, char *const argv[], char *const envp[]);
 void _exit(int status);
@@ -37,10 +36,12 @@ end
 
 --- Whether the machine gives pseudo terminals: a bare chroot does not.
 function M.available()
-    local master, slave = ffi.new("int[1]"), ffi.new("int[1]")
-    if libutil.openpty(master, slave, nil, nil, nil) ~= 0 then return false end
+    local master = ffi.new("int[1]")
+    local process = libutil.forkpty(master, nil, nil, nil)
+    if process == 0 then ffi.C._exit(0) end
+    if process < 0 then return false end
+    ffi.C.waitpid(process, nil, 0)
     ffi.C.close(master[0])
-    ffi.C.close(slave[0])
     return true
 end
 
