@@ -11,6 +11,7 @@
 -- The file is written beside its place and renamed at the end, so that a reader never sees half of it.
 local ffi = require "ffi"
 local ml = require "moonloom.ffi"
+local uv = require "luv"
 local C = ml.C
 
 ffi.cdef [[
@@ -129,6 +130,17 @@ local function pad(self)
     put(self, ("\0"):rep(aligned(self, self.at) - self.at))
 end
 
+-- Asks for all the space now, so that a full disk is known before the long part. Free space is looked up first: some
+-- filesystems fill the disk before they refuse. Others cannot reserve at all.
+local function reserve(self, bytes)
+    local disk = uv.fs_statfs(self.temporary)
+    local full = disk and disk.bavail * disk.bsize < bytes
+    if not full and bytes > 0 then
+        full = ffi.C.fallocate(ffi.C.fileno(self.file), 0, self.at, bytes) ~= 0 and ffi.errno() == ENOSPC
+    end
+    if full then fail(self, ("it needs %.2f GB, which are not free there"):format(bytes / 1e9)) end
+end
+
 -- Everything before the data: header, metadata, tensor infos.
 local function put_head(self)
     local offset = 0
@@ -142,10 +154,7 @@ local function put_head(self)
         offset = aligned(self, offset + tensor.bytes)
     end
     pad(self)
-    -- Asks for all the space now, so that a full disk is known before the long part. Some filesystems cannot.
-    if offset > 0 and ffi.C.fallocate(ffi.C.fileno(self.file), 0, self.at, offset) ~= 0 and ffi.errno() == ENOSPC then
-        fail(self, ("it needs %.2f GB, which are not free there"):format(offset / 1e9))
-    end
+    reserve(self, offset)
 end
 
 --- Writes the next `bytes` bytes at `pointer` (cdata), or a string, of the data of tensor `name`. Tensors come in the
