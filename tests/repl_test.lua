@@ -1,6 +1,11 @@
 -- The prompt, driven as a person would drive it: on a pseudo terminal.
 local prompts = require "helpers.prompt"
 
+if not prompts.available then
+    it("the prompt", function() pending("no pseudo terminals here: is /dev/pts mounted?") end)
+    return
+end
+
 local home, program, shell = MOONLOOM_HOME, prompts.program, prompts.shell
 
 describe("the prompt", function()
@@ -16,7 +21,6 @@ describe("the prompt", function()
     end
 
     before_each(function()
-        if not prompts.available() then pending("no pseudo terminals here: is /dev/pts mounted?") end
         prompt = prompts.new()
         folder = prompt.folder
     end)

@@ -1,6 +1,11 @@
 -- Talking to the model at the prompt: streaming, Ctrl-C, resume, recipes edited meanwhile, chat.
 local prompts = require "helpers.prompt"
 
+if not prompts.available then
+    it("talking at the prompt", function() pending("no pseudo terminals here: is /dev/pts mounted?") end)
+    return
+end
+
 local home = MOONLOOM_HOME
 
 local function read(path)
@@ -20,7 +25,6 @@ describe("talking at the prompt", function()
     local prompt, session
 
     before_each(function()
-        if not prompts.available() then pending("no pseudo terminals here: is /dev/pts mounted?") end
         prompt = prompts.new()
     end)
 

@@ -1,7 +1,10 @@
 --- The prompt of build/moonloom on a pseudo terminal, with folders of its own: for tests that talk to it.
 local pty = require "helpers.pty"
 
-local M = { available = pty.available, program = (os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build") .. "/moonloom" }
+local M = {
+    available = pty.available(), -- without pseudo terminals there is nobody to talk to
+    program = (os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build") .. "/moonloom",
+}
 
 --- Output of a shell command, without the last newline.
 function M.shell(command)
