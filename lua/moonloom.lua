@@ -75,6 +75,11 @@ function M.isa(name)
     return ffi.string(C.ml_isa_name())
 end
 
+--- Name of the CPU, as it tells it itself.
+function M.cpu()
+    return ffi.string(C.ml_cpu_name())
+end
+
 --- Read bandwidth of this machine with the threads in use, in bytes per second, measured for `milliseconds` (300).
 function M.bandwidth(milliseconds)
     local out = ffi.new("double[1]")
