@@ -127,13 +127,6 @@ local function sample(case, batch, sessions, ids, each)
     return sum
 end
 
--- f(), then cleanup(), then the error of f if there was one; Ctrl-C is one.
-local function finally(f, cleanup)
-    local fine, problem = pcall(f)
-    cleanup()
-    if not fine then error(problem, 0) end
-end
-
 --- Takes the samples of a case into the list `samples`; `base` is a session that holds the depth. Each sample has the
 --- yardsticks before and after it.
 function M.measure(case, base, reps, sticks, samples)
@@ -149,15 +142,17 @@ function M.measure(case, base, reps, sticks, samples)
         passes = passes + 1
         bar:update(passes)
     end
-    finally(function()
+    interrupt.finally(function()
         bar:update(0)
-        pass(case, batch, sessions, ids, 1) -- warms up: pages of the cache, the weights in memory
+        sticks:now() -- first, because it sweeps the processor's caches
+        pass(case, batch, sessions, ids, 1) -- warms up: pages of the KV cache, the weights in memory
         rewind(sessions, case.depth)
         for i = 1, reps do
             local before = sticks:now()
-            samples[i] = sample(case, batch, sessions, ids, each)
-            samples[i].before, samples[i].after = before, before
-            samples[i].after = sticks:now()
+            local taken = sample(case, batch, sessions, ids, each)
+            taken.before, taken.after = before, before
+            samples[i] = taken
+            taken.after = sticks:now()
         end
     end, function()
         bar:done()
@@ -170,7 +165,7 @@ local function deepen(base, depth)
     local ids, position = random_ids(base.model, depth, 0), base.position
     local more, bar = {}, progress.start { label = "reading", total = depth - position, unit = "tokens" }
     for i = position + 1, depth do more[#more + 1] = ids[i] end
-    finally(function()
+    interrupt.finally(function()
         base:feed(more, { progress = function(fed) bar:update(fed) end })
     end, function() bar:done() end)
 end
@@ -234,7 +229,7 @@ end
 -- What was measured, and on what.
 function Result:header()
     local model, machine = self.model, self.machine
-    local lines = { ("model    %s: %s, %.4g million parameters, %s; a token reads %s"):format(model.name,
+    local lines = { ("model    %s: %s, %.2f million parameters, %s; a token reads %s"):format(model.name,
         model.architecture, model.parameters / 1e6, progress.amount(model.bytes, "B"),
         progress.amount(model.bytes_per_token, "B")),
         ("machine  %s, %s, threads: %d"):format(machine.cpu, machine.isa, machine.threads) }
@@ -289,7 +284,7 @@ local function measure_all(result, cases, base, reps, say)
     for _, case in ipairs(cases) do
         if case.depth > base.position then deepen(base, case.depth) end
         local samples = {}
-        finally(function() M.measure(case, base, reps, sticks, samples) end, function()
+        interrupt.finally(function() M.measure(case, base, reps, sticks, samples) end, function()
             look()
             if #samples == 0 then return end
             local row = row_of(case, samples, result.peer)
@@ -315,7 +310,7 @@ function M.run(args, door)
         io.stdout:flush()
     end
     local base = model:session()
-    finally(function()
+    interrupt.finally(function()
         -- Ctrl-C ends it with what is there.
         result.interrupted = not interrupt.catch(measure_all, result, cases, base, args.reps, say)
     end, function()

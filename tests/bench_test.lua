@@ -3,6 +3,7 @@ local C = require("moonloom.ffi").C
 local json = require "moonloom.json"
 local moonloom = require "moonloom"
 local peer = require "moonloom.peer"
+local prompts = require "helpers.prompt"
 local recipe = require "moonloom.recipe"
 local statistics = require "moonloom.statistics"
 local yardsticks = require "moonloom.yardsticks"
@@ -150,7 +151,7 @@ describe("bench", function()
                 if line ~= "" then lines[#lines + 1] = line end
             end
             assert.equal(3 + 1 + 6, #lines)
-            assert.truthy(lines[1]:find("gpt-oss, 4.354 million parameters", 1, true))
+            assert.truthy(lines[1]:find("gpt-oss, 4.35 million parameters", 1, true))
             assert.truthy(lines[2]:find("threads: 2; reads", 1, true))
             assert.truthy(lines[3]:find("build 3f545becc, llama ?B all F32", 1, true))
             assert.equal("test depth batch threads t/s +- sd bandwidth peak peer t/s ratio",
@@ -190,6 +191,26 @@ describe("bench", function()
         assert.equal(0, C.ml_interrupt_pending())
     end)
 
+    it("stops for a person's Ctrl-C, takes its bar away and writes what is there", function()
+        if not prompts.available then return pending("no pseudo terminals here: is /dev/pts mounted?") end
+        local prompt = prompts.new()
+        local path = prompt.folder .. "/out"
+        local words = "bench --pp 8 --tg 0 --depth 0,200000 --reps 2 --json"
+        local session = prompt:run { "/bin/sh", "-c", ("exec %s %s >%s"):format(prompts.program, words, path) }
+        session:expect("reading %[[#.]*%] +%d+%%")
+        session:send("\3")
+        local code = session:wait()
+        local file = assert(io.open(path))
+        local out, raw = file:read("*a"), session.raw
+        file:close()
+        prompt:close()
+        assert.equal(0, code, raw)
+        local got = json.decode(out)
+        assert.same({ "pp8 0 1" }, names(got.rows))
+        assert.is_true(got.interrupted)
+        assert.equal("\r\27[K", raw:sub(-4))
+    end)
+
     it("exits with 2 after wrong usage", function()
         for words, sentence in pairs {
             ["--pp 8.5"] = "pp takes whole numbers from 0 to 1048576, not '8.5'",
@@ -205,6 +226,24 @@ describe("bench", function()
             assert.same({ 2, "" }, { code, out }, words)
             assert.truthy(err:find(sentence, 1, true), err)
         end
+    end)
+end)
+
+describe("interrupt.finally", function()
+    local interrupt = require "moonloom.interrupt"
+
+    it("cleans up whatever happens, then goes on with what happened", function()
+        local cleaned = 0
+        local function cleanup() cleaned = cleaned + 1 end
+        interrupt.finally(function() end, cleanup)
+        assert.has_error(function() interrupt.finally(function() error("broken", 0) end, cleanup) end, "broken")
+        assert.is_false(interrupt.catch(interrupt.finally, function() error(interrupt.error, 0) end, cleanup))
+        assert.is_false(interrupt.catch(interrupt.finally, function() C.ml_interrupt_set(1) end, function()
+            assert.equal(0, C.ml_interrupt_pending()) -- so that it can still use the core
+            cleanup()
+        end))
+        assert.equal(4, cleaned)
+        assert.equal(0, C.ml_interrupt_pending())
     end)
 end)
 

@@ -26,4 +26,16 @@ function M.catch(f, ...)
     return false
 end
 
+--- f(), then cleanup(), whatever stopped f; then raises that again. The hook of an interrupt, which may be about to
+--- raise though the core has done so already, is taken away first: else it would keep cleanup from running.
+function M.finally(f, cleanup)
+    local fine, problem = pcall(f)
+    local asked = C.ml_interrupt_pending() ~= 0
+    debug.sethook()
+    C.ml_interrupt_set(0)
+    cleanup()
+    if not fine then error(problem, 0) end
+    if asked then error(M.error, 0) end
+end
+
 return M
