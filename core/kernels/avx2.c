@@ -63,10 +63,6 @@ static inline float v_top(vf v) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-static inline void v_sum4(vf a, vf b, vf c, vf d, float *out) {
-    __m128 ab = _mm_hadd_ps(half_sums(a), half_sums(b)), cd = _mm_hadd_ps(half_sums(c), half_sums(d));
-    _mm_storeu_ps(out, _mm_hadd_ps(ab, cd));
-}
 static inline void v_store_bf16(uint16_t *out, vf v) {
     __m256i bits = _mm256_castps_si256(v), top = _mm256_srli_epi32(bits, 16);
     __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));

@@ -51,14 +51,6 @@ static inline float v_sum(vf v) {
 static inline float v_top(vf v) {
     return _mm512_reduce_max_ps(v);
 }
-static inline __m128 quarter_sums(vf v) {
-    __m256 half = _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1);
-    return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
-}
-static inline void v_sum4(vf a, vf b, vf c, vf d, float *out) {
-    __m128 ab = _mm_hadd_ps(quarter_sums(a), quarter_sums(b)), cd = _mm_hadd_ps(quarter_sums(c), quarter_sums(d));
-    _mm_storeu_ps(out, _mm_hadd_ps(ab, cd));
-}
 static inline void v_store_bf16(uint16_t *out, vf v) {
     __m512i bits = _mm512_castps_si512(v), top = _mm512_srli_epi32(bits, 16);
     __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
@@ -205,12 +197,10 @@ static void unpack_q6_k(const uint8_t *block, int part, const float *scales, vf 
 #include "kernels/vector.h"
 
 /* Heads whose size is no multiple of 16 (small models) stay with the eight-lane kernel. */
-static void (*attend_narrow)(const float *, int64_t, int64_t, const void *, const void *, int, int64_t, float *,
-                             float *, float *);
+static void (*attend_narrow)(const ml_attend *work);
 
-static void attend_any(const float *q, int64_t queries, int64_t head_dim, const void *keys, const void *values,
-                       int dtype, int64_t tokens, float *top, float *sum, float *acc) {
-    (head_dim % W ? attend_narrow : attend)(q, queries, head_dim, keys, values, dtype, tokens, top, sum, acc);
+static void attend_any(const ml_attend *work) {
+    (work->head_dim % W ? attend_narrow : attend)(work);
 }
 
 void ml_kernels_avx512(ml_kernels *table) {

@@ -10,6 +10,25 @@
 /* Columns that dot_rows takes at once at most. */
 enum { ML_DOT_COLUMNS = 4 };
 
+/* Tokens in a page of keys and values: what the attend kernel takes at once. */
+enum { ML_PAGE_TOKENS = 64 };
+
+/* One page of one KV head against rows of queries that share the head: online softmax (arXiv:2205.14135), to be called
+ * page after page with the same state. What a row gets depends on its own q, state, range and the page alone, to the
+ * bit: not on the rows beside it, nor on what lies outside its range. head_dim is a multiple of 8 up to 256. */
+typedef struct ml_attend {
+    int64_t rows, group, head_dim; /* `group` queries a row */
+    const float *q;                /* {rows, group, head_dim}, already scaled */
+    const int32_t *from, *to;      /* {rows}: a row attends to the tokens [from, to) of the page, perhaps to none */
+    const void *keys, *values;     /* {head_dim, ML_PAGE_TOKENS} and {ML_PAGE_TOKENS, head_dim}, all of it readable */
+    const void *next_keys, *next_values; /* what the next call reads, brought near meanwhile; else the same again */
+    int dtype;                           /* of the page: ML_F32 or ML_BF16 */
+    float *area;                         /* {2, head_dim, ML_PAGE_TOKENS}: scratch */
+    /* State {rows, group}: running maximum, sum of exp(score - top), and the values weighted so {rows, group,
+     * head_dim}. Starts as -INFINITY, 0, 0. */
+    float *top, *sum, *acc;
+} ml_attend;
+
 typedef struct ml_kernels {
     const char *isa;
     int64_t few_columns; /* up to this many, dot_rows beats unpacking rows once for a dense product (measured) */
@@ -34,13 +53,8 @@ typedef struct ml_kernels {
     /* y[i] += a * x[i]. */
     void (*axpy)(float a, const float *x, float *y, int64_t n);
 
-    /* One page of keys and values of one KV head against the queries that share it; online softmax (arXiv:2205.14135).
-     * q: f32 {queries, head_dim}, already scaled. keys, values: {tokens, head_dim} of `dtype` (ML_F32 or ML_BF16),
-     * packed. State per query, updated: top (running maximum), sum (of exp(score - top)), acc {queries, head_dim}
-     * (weighted values). Start with top = -INFINITY, sum = 0, acc = 0. tokens <= 64, head_dim a multiple of 8 and <=
-     * 256. */
-    void (*attend)(const float *q, int64_t queries, int64_t head_dim, const void *keys, const void *values, int dtype,
-                   int64_t tokens, float *top, float *sum, float *acc);
+    /* See ml_attend. */
+    void (*attend)(const ml_attend *work);
     /* Turns f32 into bf16, rounding to nearest even. */
     void (*to_bf16)(const float *x, uint16_t *out, int64_t n);
     /* Sum of `bytes` bytes (a multiple of 64) as 64-bit words, read as fast as the machine can: the bandwidth

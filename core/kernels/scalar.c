@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-enum { LANES = 8, CHUNK = 256, MAX_HEAD_DIM = 256, MAX_PAGE = 64 };
+enum { LANES = 8, CHUNK = 256, PAGE = ML_PAGE_TOKENS };
 
 static float dot(const float *a, const float *b, int64_t n) {
     float part[LANES] = {0};
@@ -90,29 +90,37 @@ static void axpy(float a, const float *x, float *y, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
 }
 
-static void attend(const float *q, int64_t queries, int64_t head_dim, const void *keys, const void *values, int dtype,
-                   int64_t tokens, float *top, float *sum, float *acc) {
-    const ml_decode decode = ml_decode_reference(dtype);
-    const int64_t stride = ml_row_bytes(dtype, head_dim);
-    float row[MAX_HEAD_DIM], score[MAX_PAGE];
-    for (int64_t h = 0; h < queries; h++) {
-        float *a = acc + h * head_dim;
-        float best = top[h];
-        for (int64_t t = 0; t < tokens; t++) {
-            decode((const uint8_t *)keys + t * stride, row, head_dim);
-            score[t] = dot(q + h * head_dim, row, head_dim);
-            best = score[t] > best ? score[t] : best;
+/* One query; keys {head_dim, PAGE} and values {PAGE, head_dim} as f32. */
+static void attend_query(const float *q, int64_t head_dim, const float *keys, const float *values, int64_t from,
+                         int64_t to, float *top, float *sum, float *acc) {
+    float score[PAGE] = {0};
+    for (int64_t i = 0; i < head_dim; i++) {
+        for (int64_t t = from; t < to; t++) score[t] += q[i] * keys[i * PAGE + t];
+    }
+    float best = *top;
+    for (int64_t t = from; t < to; t++) best = score[t] > best ? score[t] : best;
+    const float keep = expf(*top - best); /* what was summed so far, in the new scale */
+    *sum *= keep;
+    for (int64_t i = 0; i < head_dim; i++) acc[i] *= keep;
+    for (int64_t t = from; t < to; t++) {
+        const float p = expf(score[t] - best);
+        *sum += p;
+        for (int64_t i = 0; i < head_dim; i++) acc[i] += p * values[t * head_dim + i];
+    }
+    *top = best;
+}
+
+static void attend(const ml_attend *work) {
+    const ml_decode decode = ml_decode_reference(work->dtype);
+    const int64_t dim = work->head_dim;
+    float *keys = work->area, *values = work->area + dim * PAGE;
+    decode(work->keys, keys, dim * PAGE);
+    decode(work->values, values, dim * PAGE);
+    for (int64_t r = 0; r < work->rows; r++) {
+        for (int64_t h = r * work->group; work->from[r] < work->to[r] && h < (r + 1) * work->group; h++) {
+            attend_query(work->q + h * dim, dim, keys, values, work->from[r], work->to[r], work->top + h, work->sum + h,
+                         work->acc + h * dim);
         }
-        float keep = top[h] == best ? 1 : expf(top[h] - best); /* what was summed so far, in the new scale */
-        sum[h] *= keep;
-        for (int64_t i = 0; i < head_dim; i++) a[i] *= keep;
-        for (int64_t t = 0; t < tokens; t++) {
-            float p = expf(score[t] - best);
-            sum[h] += p;
-            decode((const uint8_t *)values + t * stride, row, head_dim);
-            for (int64_t i = 0; i < head_dim; i++) a[i] += p * row[i];
-        }
-        top[h] = best;
     }
 }
 

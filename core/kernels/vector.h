@@ -9,14 +9,13 @@
  *   v_set v_fma v_max v_min    v_max(a, b) and v_min(a, b) give b when one of them is NaN
  *   v_round v_power       nearest integer; x * 2^n for -151 <= n <= 128
  *   v_sum v_top           over the lanes
- *   v_sum4                the sums of four vectors, stored as four floats
  *   v_store_bf16          W floats as bf16, to nearest even */
 #include "base/memory.h"
 #include "tensor/dtype.h"
 
 #include <math.h>
 
-enum { MAX_HEAD_DIM = 256, MAX_PAGE = 64, QUERY_TILE = 16 };
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 /* exp(x): 2^n * exp(r) with |r| <= ln(2)/2 and a polynomial of degree 7 (Taylor: 5e-9 relative). At most 2 ulp off;
  * 0 below -104, infinite above 88.8; NaN stays. */
@@ -122,77 +121,7 @@ static void to_bf16(const float *x, uint16_t *out, int64_t n) {
     for (; i < n; i++) out[i] = ml_f32_to_bf16(x[i]);
 }
 
-/* ---- attention -------------------------------------------------------------------------------- */
-
-/* A page as f32: itself, or widened into `area`. n is a multiple of W. */
-static const float *widen(const void *page, int dtype, int64_t n, float *area) {
-    if (dtype == ML_F32) return page;
-    for (int64_t i = 0; i < n; i += W) v_store(area + i, v_load_bf16((const uint16_t *)page + i));
-    return area;
-}
-
-/* score[t] = dot(q, key t), four keys at a time. */
-static void page_scores(const float *q, const float *keys, int64_t tokens, int64_t dim, float *score) {
-    int64_t t = 0;
-    for (; t + 4 <= tokens; t += 4) {
-        const float *k = keys + t * dim;
-        vf a = v_set(0), b = a, c = a, d = a;
-        for (int64_t i = 0; i < dim; i += W) {
-            vf x = v_load(q + i);
-            a = v_fma(x, v_load(k + i), a);
-            b = v_fma(x, v_load(k + dim + i), b);
-            c = v_fma(x, v_load(k + 2 * dim + i), c);
-            d = v_fma(x, v_load(k + 3 * dim + i), d);
-        }
-        v_sum4(a, b, c, d, score + t);
-    }
-    for (; t < tokens; t++) {
-        vf a = v_set(0);
-        for (int64_t i = 0; i < dim; i += W) a = v_fma(v_load(q + i), v_load(keys + t * dim + i), a);
-        score[t] = v_sum(a);
-    }
-}
-
-/* acc = keep * acc + sum over t of p[t] * value t, for the `vectors` vectors of W from acc on. */
-static inline __attribute__((always_inline)) void add_values(const float *p, const float *values, int64_t tokens,
-                                                             int64_t dim, float keep, float *acc, const int vectors) {
-    vf sum[4];
-    for (int v = 0; v < vectors; v++) sum[v] = v_load(acc + v * W) * v_set(keep);
-    for (int64_t t = 0; t < tokens; t++) {
-        vf weight = v_set(p[t]);
-        for (int v = 0; v < vectors; v++) sum[v] = v_fma(weight, v_load(values + t * dim + v * W), sum[v]);
-    }
-    for (int v = 0; v < vectors; v++) v_store(acc + v * W, sum[v]);
-}
-
-static void page_values(const float *p, const float *values, int64_t tokens, int64_t dim, float keep, float *acc) {
-    int64_t i = 0;
-    for (; i + 4 * W <= dim; i += 4 * W) add_values(p, values + i, tokens, dim, keep, acc + i, 4);
-    for (; i < dim; i += W) add_values(p, values + i, tokens, dim, keep, acc + i, 1);
-}
-
-static void attend(const float *q, int64_t queries, int64_t head_dim, const void *keys, const void *values, int dtype,
-                   int64_t tokens, float *top, float *sum, float *acc) {
-    _Alignas(64) float area[MAX_PAGE * MAX_HEAD_DIM];
-    _Alignas(64) float score[QUERY_TILE][MAX_PAGE];
-    float keep[QUERY_TILE];
-    for (int64_t first = 0; first < queries; first += QUERY_TILE) {
-        int64_t count = queries - first < QUERY_TILE ? queries - first : QUERY_TILE;
-        const float *k = widen(keys, dtype, tokens * head_dim, area);
-        for (int64_t h = 0; h < count; h++) {
-            page_scores(q + (first + h) * head_dim, k, tokens, head_dim, score[h]);
-            float before = top[first + h], best = top_of(score[h], tokens);
-            best = before > best ? before : best;
-            keep[h] = before == best ? 1 : expf(before - best); /* brings what was summed so far to the new scale */
-            sum[first + h] = sum[first + h] * keep[h] + exp_all(score[h], tokens, best);
-            top[first + h] = best;
-        }
-        const float *v = widen(values, dtype, tokens * head_dim, area);
-        for (int64_t h = 0; h < count; h++) {
-            page_values(score[h], v, tokens, head_dim, keep[h], acc + (first + h) * head_dim);
-        }
-    }
-}
+#include "kernels/attend.h"
 
 /* ---- rows of weights -------------------------------------------------------------------------- */
 
@@ -206,8 +135,6 @@ typedef struct row_format {
 } row_format;
 
 enum { PART = 64, PART_VECTORS = PART / W, BLOCK_VECTORS = 32 / W };
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 /* Sums that run side by side for one column: enough to hide the latency of v_fma, few enough for the registers (32 of
  * 16 floats, or 16 of 8). */

@@ -2,8 +2,8 @@
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "kernels/kernels.h"
 #include "model/model.h"
+#include "tensor/dtype.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -191,7 +191,7 @@ static int unshare(ml_cache *cache, ml_sequence *sequence, size_t slot) {
     return ML_OK;
 }
 
-/* Appends a page to every layer, or to none. */
+/* Appends a page of zeros to every layer, or to none. */
 static int append_pages(ml_cache *cache, ml_sequence *sequence) {
     const size_t layers = (size_t)cache->layers;
     ml_page **pages = sequence->pages + sequence->page_count * layers;
@@ -201,16 +201,31 @@ static int append_pages(ml_cache *cache, ml_sequence *sequence) {
             while (l-- > 0) page_release(cache, pages[l]);
             return ML_E_MEMORY;
         }
+        memset(pages[l]->data, 0, (size_t)cache->page_bytes);
     }
     sequence->page_count++;
     return ML_OK;
 }
 
+/* Bytes of one element, and of all keys or all values of one head in a page. */
+static int64_t element_bytes(const ml_cache *cache) {
+    return ml_dtype_bytes(cache->dtype);
+}
+
+static int64_t side_bytes(const ml_cache *cache) {
+    return cache->vector_bytes * ML_PAGE_TOKENS;
+}
+
 /* Zeroes tokens [first, last) of a page, in every head. */
 static void clear_tokens(const ml_cache *cache, ml_page *page, int64_t first, int64_t last) {
-    const int64_t vector = cache->vector_bytes;
-    for (int64_t run = 0; run < (int64_t)cache->kv_heads * 2; run++) {
-        memset(page->data + (run * ML_PAGE_TOKENS + first) * vector, 0, (size_t)((last - first) * vector));
+    const int64_t size = element_bytes(cache), side = side_bytes(cache),
+                  rows = (int64_t)cache->kv_heads * cache->head_dim;
+    for (int64_t row = 0; row < rows; row++) {
+        memset(page->data + (row * ML_PAGE_TOKENS + first) * size, 0, (size_t)((last - first) * size));
+    }
+    for (int64_t head = cache->kv_heads; head < 2 * (int64_t)cache->kv_heads; head++) {
+        memset(page->data + head * side + first * cache->vector_bytes, 0,
+               (size_t)((last - first) * cache->vector_bytes));
     }
 }
 
@@ -225,8 +240,9 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
         const size_t page = (size_t)(token / ML_PAGE_TOKENS);
         const int64_t page_begin = (int64_t)page * ML_PAGE_TOKENS;
         const int64_t last = end - page_begin < ML_PAGE_TOKENS ? end - page_begin : ML_PAGE_TOKENS;
-        if (page == sequence->page_count) status = append_pages(cache, sequence);
-        for (size_t l = 0; status == ML_OK && l < layers; l++) {
+        const int fresh = page == sequence->page_count;
+        if (fresh) status = append_pages(cache, sequence);
+        for (size_t l = 0; status == ML_OK && !fresh && l < layers; l++) {
             status = unshare(cache, sequence, page * layers + l);
             if (status == ML_OK) clear_tokens(cache, sequence->pages[page * layers + l], token - page_begin, last);
         }
@@ -236,33 +252,35 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
     return status;
 }
 
-/* Token `position` of run `run` (a head's keys, then a head's values) in its page. */
-static uint8_t *vector_at(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,
-                          int64_t run) {
-    const size_t slot = (size_t)(position / ML_PAGE_TOKENS) * (size_t)cache->layers + (size_t)layer;
-    const int64_t token = run * ML_PAGE_TOKENS + position % ML_PAGE_TOKENS;
-    return sequence->pages[slot]->data + token * cache->vector_bytes;
-}
-
-static void store(const ml_cache *cache, uint8_t *to, const float *from) {
-    if (cache->dtype == ML_F32) {
-        memcpy(to, from, (size_t)cache->vector_bytes);
-    } else {
-        ml_kernels_get()->to_bf16(from, (uint16_t *)(void *)to, cache->head_dim);
-    }
+/* The page of `layer` that holds `position`. */
+static uint8_t *page_at(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position) {
+    return sequence->pages[(size_t)(position / ML_PAGE_TOKENS) * (size_t)cache->layers + (size_t)layer]->data;
 }
 
 void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,
                     const float *keys, const float *values) {
-    for (int32_t head = 0; head < cache->kv_heads; head++) {
-        const int64_t offset = (int64_t)head * cache->head_dim;
-        store(cache, vector_at(cache, sequence, layer, position, head), keys + offset);
-        store(cache, vector_at(cache, sequence, layer, position, cache->kv_heads + head), values + offset);
+    const int64_t dim = cache->head_dim, count = cache->kv_heads * dim, token = position % ML_PAGE_TOKENS;
+    uint8_t *page = page_at(cache, sequence, layer, position);
+    uint8_t *value = page + cache->kv_heads * side_bytes(cache) + token * cache->vector_bytes;
+    if (cache->dtype == ML_F32) {
+        float *column = (float *)(void *)page + token;
+        for (int64_t i = 0; i < count; i++) column[i * ML_PAGE_TOKENS] = keys[i];
+    } else {
+        uint16_t *column = (uint16_t *)(void *)page + token;
+        for (int64_t i = 0; i < count; i++) column[i * ML_PAGE_TOKENS] = ml_f32_to_bf16(keys[i]);
+    }
+    for (int64_t i = 0; i < count; i += dim, value += side_bytes(cache)) {
+        if (cache->dtype == ML_F32) {
+            memcpy(value, values + i, (size_t)cache->vector_bytes);
+        } else {
+            ml_kernels_get()->to_bf16(values + i, (uint16_t *)(void *)value, dim);
+        }
     }
 }
 
 void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
                    const void **keys, const void **values) {
-    *keys = vector_at(cache, sequence, layer, position, head);
-    *values = vector_at(cache, sequence, layer, position, cache->kv_heads + head);
+    const uint8_t *page = page_at(cache, sequence, layer, position);
+    *keys = page + head * side_bytes(cache);
+    *values = page + (cache->kv_heads + head) * side_bytes(cache);
 }

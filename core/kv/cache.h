@@ -2,15 +2,13 @@
 #ifndef ML_KV_CACHE_H
 #define ML_KV_CACHE_H
 
-#include "moonloom.h"
+#include "kernels/kernels.h"
 
 #include <stddef.h>
 
-/* Tokens a page holds; also what the attend kernel takes at once. */
-enum { ML_PAGE_TOKENS = 64 };
-
-/* A run of ML_PAGE_TOKENS tokens of one layer: keys {kv_heads, ML_PAGE_TOKENS, head_dim} of the cache's dtype, then
- * values likewise, so that one head's keys lie together. */
+/* A run of ML_PAGE_TOKENS tokens of one layer, as the attend kernel takes it: for each KV head keys {head_dim,
+ * ML_PAGE_TOKENS} of the cache's dtype, so that the scores of neighbouring tokens lie side by side, then for each KV
+ * head values {ML_PAGE_TOKENS, head_dim}. */
 typedef struct ml_page {
     int32_t references;   /* sequences that show this page */
     struct ml_page *next; /* in the free list */
@@ -50,7 +48,9 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count);
  * dtype. */
 void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,
                     const float *keys, const float *values);
-/* Keys and values of KV head `head` from `position` to the end of its page: {tokens left in the page, head_dim}. */
+/* Keys {head_dim, ML_PAGE_TOKENS} and values {ML_PAGE_TOKENS, head_dim} of KV head `head` in the page that holds
+ * `position`; token t of the page is column t of the keys and row t of the values. Tokens that the sequence has not
+ * reserved are readable, but anything may stand there (what a rewind left). Valid until the sequence's pages change. */
 void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
                    const void **keys, const void **values);
 

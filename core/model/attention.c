@@ -11,6 +11,7 @@ typedef struct attention_work {
     const ml_cache *cache;
     ml_batch *batch;
     int32_t layer;
+    int64_t tiles, items, parts; /* tiles of the batch; their chunks; partial results of rows in these */
 } attention_work;
 
 /* Turns queries and keys of each row and appends its keys and values to the cache. */
@@ -29,8 +30,100 @@ static void append_rows(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
+/* ---- attention ----
+ *
+ * The order of the sums of a row is fixed by positions alone: chunks of CHUNK tokens are walked page by page, each from
+ * an empty state, and their states merged in ascending order. Whether one thread does all of that or many share the
+ * chunks, and which rows form a tile, changes nothing in the result. */
+
+enum {
+    CHUNK = 512,        /* tokens */
+    TILE_QUERIES = 128, /* of one KV head: enough that a page is read seldom, few enough for the caches */
+    SHARE_BELOW = 64,   /* with fewer (tile, head) pairs than this, threads share chunks */
+    PART_ROWS = 512     /* partial results of rows that there is room for */
+};
+
+/* Online softmax of `queries` queries: running maximum, sum of exp(score - top), values weighted so. */
+typedef struct attend_state {
+    int64_t queries;
+    float *acc, *top, *sum; /* {queries, head_dim}, {queries}, {queries} */
+} attend_state;
+
+static int64_t group_of(const ml_config *c) {
+    return c->heads / c->kv_heads;
+}
+
+static int64_t tile_rows(const ml_config *c) {
+    return group_of(c) < TILE_QUERIES ? TILE_QUERIES / group_of(c) : 1;
+}
+
+static int64_t state_floats(const ml_config *c, int64_t rows) {
+    return rows * group_of(c) * (c->head_dim + 2);
+}
+
+int64_t ml_attention_parts(const ml_config *c) {
+    return state_floats(c, PART_ROWS) * c->kv_heads;
+}
+
+/* Of one thread. */
+typedef struct attend_scratch {
+    float *area, *q, *state, *total; /* of the kernel; {rows, group, head_dim}; of a chunk; of all chunks */
+    int32_t *from, *to;              /* {rows} */
+} attend_scratch;
+
+static int64_t area_floats(const ml_config *c) {
+    return 2 * (int64_t)c->head_dim * ML_PAGE_TOKENS;
+}
+
+static int64_t query_floats(const ml_config *c) {
+    return tile_rows(c) * group_of(c) * c->head_dim;
+}
+
+size_t ml_attention_scratch(const ml_config *c) {
+    const int64_t states = 2 * state_floats(c, tile_rows(c)), ranges = 2 * tile_rows(c);
+    return (size_t)(area_floats(c) + query_floats(c) + states + ranges) * sizeof(float);
+}
+
+static attend_scratch scratch_of(const ml_config *c, int thread) {
+    attend_scratch s = {.area = ml_scratch(thread)};
+    s.q = s.area + area_floats(c);
+    s.state = s.q + query_floats(c);
+    s.total = s.state + state_floats(c, tile_rows(c));
+    s.from = (int32_t *)(void *)(s.total + state_floats(c, tile_rows(c)));
+    s.to = s.from + tile_rows(c);
+    return s;
+}
+
+/* The state of `rows` rows that lies in `area`. */
+static attend_state state_of(const ml_config *c, int64_t rows, float *area) {
+    const int64_t queries = rows * group_of(c), n = queries * c->head_dim;
+    return (attend_state){queries, area, area + n, area + n + queries};
+}
+
+/* An empty one there. */
+static attend_state state_begin(const ml_config *c, int64_t rows, float *area) {
+    const attend_state state = state_of(c, rows, area);
+    memset(area, 0, (size_t)state_floats(c, rows) * sizeof *area);
+    for (int64_t i = 0; i < state.queries; i++) state.top[i] = -INFINITY;
+    return state;
+}
+
+/* Adds the tokens of `part`, which come after those of `total`. */
+static void state_merge(attend_state total, attend_state part, int64_t head_dim) {
+    for (int64_t i = 0; i < total.queries; i++) {
+        if (part.top[i] == -INFINITY) continue; /* it saw none */
+        const float top = fmaxf(total.top[i], part.top[i]);
+        const float old = expf(total.top[i] - top), new = expf(part.top[i] - top);
+        float *acc = total.acc + i * head_dim;
+        const float *more = part.acc + i * head_dim;
+        for (int64_t j = 0; j < head_dim; j++) acc[j] = acc[j] * old + more[j] * new;
+        total.sum[i] = total.sum[i] * old + part.sum[i] * new;
+        total.top[i] = top;
+    }
+}
+
 /* The sink joins the softmax as a key without a value; then the weighted values are divided by the whole sum. */
-static void finish_head(float *out, int64_t n, float top, float sum, const float *sink) {
+static void finish_query(const float *acc, int64_t n, float top, float sum, const float *sink, float *out) {
     float scale = 1;
     if (sink) {
         const float highest = fmaxf(top, *sink);
@@ -38,42 +131,161 @@ static void finish_head(float *out, int64_t n, float top, float sum, const float
         sum = sum * scale + expf(*sink - highest);
     }
     scale /= sum;
-    for (int64_t i = 0; i < n; i++) out[i] *= scale;
+    for (int64_t i = 0; i < n; i++) out[i] = acc[i] * scale;
 }
 
-/* One row against one KV head: the queries that share it walk the pages of keys and values together. */
-static void attend_head(const attention_work *work, int64_t r, int32_t head, float *scratch) {
+static void finish_tile(const attention_work *work, const ml_tile *tile, int32_t head, attend_state total) {
     const ml_batch *b = work->batch;
     const ml_config *c = &b->model->config;
-    const ml_layer *layer = &b->model->layers[work->layer];
-    const int64_t group = c->heads / c->kv_heads, n = c->head_dim, offset = (r * c->heads + head * group) * n;
-    float *q = scratch, *top = q + group * n, *sum = top + group, *out = b->attended + offset;
-    const float scale = 1.0f / sqrtf((float)n);
-    for (int64_t i = 0; i < group * n; i++) q[i] = b->q[offset + i] * scale;
-    for (int64_t i = 0; i < group; i++) {
-        top[i] = -INFINITY;
-        sum[i] = 0;
-    }
-    memset(out, 0, sizeof *out * (size_t)(group * n));
-    const ml_sequence *sequence = &work->cache->sequences[b->row[r].sequence];
-    const int64_t end = b->row[r].position + 1;
-    for (int64_t t = layer->window > 0 && end > layer->window ? end - layer->window : 0; t < end;) {
-        const int64_t left = ML_PAGE_TOKENS - t % ML_PAGE_TOKENS, tokens = end - t < left ? end - t : left;
-        const void *keys, *values;
-        ml_cache_read(work->cache, sequence, work->layer, t, head, &keys, &values);
-        ml_kernels_get()->attend(q, group, n, keys, values, work->cache->dtype, tokens, top, sum, out);
-        t += tokens;
-    }
-    for (int64_t i = 0; i < group; i++) {
-        finish_head(out + i * n, n, top[i], sum[i], layer->sinks ? &layer->sinks[head * group + i] : NULL);
+    const float *sinks = b->model->layers[work->layer].sinks;
+    const int64_t n = c->head_dim, group = group_of(c);
+    for (int64_t i = 0; i < total.queries; i++) {
+        const int64_t query = head * group + i % group;
+        finish_query(total.acc + i * n, n, total.top[i], total.sum[i], sinks ? &sinks[query] : NULL,
+                     b->attended + ((tile->row + i / group) * c->heads + query) * n);
     }
 }
 
-/* Items are (KV head, row), rows running faster: neighbours share pages. */
-static void attend_rows(void *arg, int64_t begin, int64_t end, int thread) {
+/* The queries of a tile that share a KV head, scaled. */
+static void gather_queries(const attention_work *work, const ml_tile *tile, int32_t head, float *q) {
+    const ml_config *c = &work->batch->model->config;
+    const int64_t n = group_of(c) * c->head_dim;
+    const float scale = 1.0f / sqrtf((float)c->head_dim);
+    for (int64_t r = 0; r < tile->rows; r++) {
+        const float *from = work->batch->q + ((tile->row + r) * c->kv_heads + head) * n;
+        for (int64_t i = 0; i < n; i++) q[r * n + i] = from[i] * scale;
+    }
+}
+
+static int64_t clamp(int64_t x, int64_t most) {
+    return x < 0 ? 0 : x > most ? most : x;
+}
+
+/* First token that a row at `position` sees. */
+static int64_t first_seen(const attention_work *work, int64_t position) {
+    const int64_t window = work->batch->model->layers[work->layer].window;
+    return window > 0 && position >= window ? position + 1 - window : 0;
+}
+
+/* Adds the tokens of one chunk to an empty state; s->q holds the queries. */
+static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_t head, int64_t chunk,
+                         const attend_scratch *s, attend_state state) {
+    const ml_cache *cache = work->cache;
+    const ml_config *c = &work->batch->model->config;
+    const ml_row *row = &work->batch->row[tile->row];
+    const ml_sequence *sequence = &cache->sequences[row->sequence];
+    const int64_t first = first_seen(work, row->position), end = row->position + tile->rows;
+    const int64_t last = (chunk + 1) * CHUNK < end ? (chunk + 1) * CHUNK : end;
+    ml_attend page = {.rows = tile->rows, .group = group_of(c), .head_dim = c->head_dim, .q = s->q};
+    page.from = s->from;
+    page.to = s->to;
+    page.dtype = cache->dtype;
+    page.area = s->area;
+    page.top = state.top;
+    page.sum = state.sum;
+    page.acc = state.acc;
+    int64_t t = chunk * CHUNK;
+    if (first > t) t = first - first % ML_PAGE_TOKENS;
+    for (; t < last; t += ML_PAGE_TOKENS) {
+        for (int64_t r = 0; r < tile->rows; r++) {
+            s->from[r] = (int32_t)clamp(first_seen(work, row->position + r) - t, ML_PAGE_TOKENS);
+            s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
+        }
+        const int64_t next = t + ML_PAGE_TOKENS < end ? t + ML_PAGE_TOKENS : t;
+        ml_cache_read(cache, sequence, work->layer, t, head, &page.keys, &page.values);
+        ml_cache_read(cache, sequence, work->layer, next, head, &page.next_keys, &page.next_values);
+        ml_kernels_get()->attend(&page);
+    }
+}
+
+/* Items are (head, tile), the tiles that see most first. */
+static void attend_tiles(void *arg, int64_t begin, int64_t end, int thread) {
     const attention_work *work = arg;
-    const int64_t rows = work->batch->active_rows;
-    for (int64_t i = begin; i < end; i++) attend_head(work, i % rows, (int32_t)(i / rows), ml_scratch(thread));
+    const ml_config *c = &work->batch->model->config;
+    const attend_scratch s = scratch_of(c, thread);
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[work->tiles - 1 - i % work->tiles];
+        const int32_t head = (int32_t)(i / work->tiles);
+        gather_queries(work, tile, head, s.q);
+        const attend_state total = state_begin(c, tile->rows, s.total);
+        for (int64_t chunk = tile->chunk; chunk < tile->chunk + tile->chunks; chunk++) {
+            const attend_state state = state_begin(c, tile->rows, s.state);
+            attend_chunk(work, tile, head, chunk, &s, state);
+            state_merge(total, state, c->head_dim);
+        }
+        finish_tile(work, tile, head, total);
+    }
+}
+
+/* Where the partial result of a tile's chunk lies; they come by head, tile and chunk. */
+static float *part_at(const attention_work *work, const ml_tile *tile, int32_t head, int64_t chunk) {
+    const int64_t part = head * work->parts + tile->part + (chunk - tile->chunk) * tile->rows;
+    return work->batch->parts + state_floats(&work->batch->model->config, part);
+}
+
+/* Items are (head, tile, chunk). */
+static void attend_shared(void *arg, int64_t begin, int64_t end, int thread) {
+    const attention_work *work = arg;
+    const ml_config *c = &work->batch->model->config;
+    const attend_scratch s = scratch_of(c, thread);
+    for (int64_t i = begin; i < end; i++) {
+        const int32_t head = (int32_t)(i / work->items);
+        const ml_tile *tile = &work->batch->tiles[work->tiles - 1];
+        while (tile->item > i % work->items) tile--;
+        const int64_t chunk = tile->chunk + i % work->items - tile->item;
+        gather_queries(work, tile, head, s.q);
+        attend_chunk(work, tile, head, chunk, &s, state_begin(c, tile->rows, part_at(work, tile, head, chunk)));
+    }
+}
+
+/* Items are (head, tile). */
+static void merge_shared(void *arg, int64_t begin, int64_t end, int thread) {
+    const attention_work *work = arg;
+    const ml_config *c = &work->batch->model->config;
+    const attend_scratch s = scratch_of(c, thread);
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[i % work->tiles];
+        const int32_t head = (int32_t)(i / work->tiles);
+        const attend_state total = state_begin(c, tile->rows, s.total);
+        for (int64_t chunk = tile->chunk; chunk < tile->chunk + tile->chunks; chunk++) {
+            state_merge(total, state_of(c, tile->rows, part_at(work, tile, head, chunk)), c->head_dim);
+        }
+        finish_tile(work, tile, head, total);
+    }
+}
+
+/* Cuts the rows of the batch into tiles. */
+static void make_tiles(attention_work *work) {
+    ml_batch *b = work->batch;
+    const int64_t most = tile_rows(&b->model->config);
+    work->tiles = work->items = work->parts = 0;
+    for (int64_t r = 0; r < b->active_rows;) {
+        const ml_row *row = &b->row[r];
+        int64_t rows = 1;
+        while (rows < most && r + rows < b->active_rows && row[rows].sequence == row->sequence &&
+               row[rows].position == row->position + rows) {
+            rows++;
+        }
+        const int64_t chunk = first_seen(work, row->position) / CHUNK;
+        const int64_t chunks = (row->position + rows - 1) / CHUNK + 1 - chunk;
+        b->tiles[work->tiles++] =
+            (ml_tile){(int32_t)r, (int32_t)rows, (int32_t)chunk, (int32_t)chunks, work->items, work->parts};
+        work->items += chunks;
+        work->parts += chunks * rows;
+        r += rows;
+    }
+}
+
+static void attend_batch(attention_work *work) {
+    const int64_t heads = work->batch->model->config.kv_heads;
+    make_tiles(work);
+    const int64_t pairs = work->tiles * heads;
+    if (pairs < SHARE_BELOW && work->items > work->tiles && work->parts <= PART_ROWS) {
+        ml_parallel(work->items * heads, 1, attend_shared, work);
+        ml_parallel(pairs, 1, merge_shared, work);
+    } else {
+        ml_parallel(pairs, 1, attend_tiles, work);
+    }
 }
 
 static void add_rows(void *arg, int64_t begin, int64_t end, int thread) {
@@ -104,13 +316,13 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     const ml_layer *w = &b->model->layers[layer];
     const int64_t rows = b->active_rows, d = c->width;
     const int64_t queries = (int64_t)c->heads * c->head_dim, keys = (int64_t)c->kv_heads * c->head_dim;
-    attention_work work = {cache, b, layer};
+    attention_work work = {.cache = cache, .batch = b, .layer = layer};
     ml_batch_norm(b, w->attn_norm);
     ml_linear(&w->attn_q, w->q_bias, b->normed, d, rows, b->q, queries);
     ml_linear(&w->attn_k, w->k_bias, b->normed, d, rows, b->k, keys);
     ml_linear(&w->attn_v, w->v_bias, b->normed, d, rows, b->v, keys);
-    ml_parallel(rows, 4, append_rows, &work);
-    ml_parallel(rows * c->kv_heads, rows > 8 ? 8 : 1, attend_rows, &work);
+    ml_parallel(rows, rows > 64 ? 32 : 4, append_rows, &work); /* neighbours share the cache lines of keys */
+    attend_batch(&work);
     ml_linear(&w->attn_output, w->output_bias, b->attended, queries, rows, b->normed, d);
     ml_parallel(rows, 4, add_rows, b);
     count_attention(b, cache, w);

@@ -30,6 +30,8 @@ static size_t lay_out(ml_batch *b, uint8_t *arena) {
     b->attended = carve(arena, &used, rows * c->heads * c->head_dim, sizeof(float));
     b->k = carve(arena, &used, rows * c->kv_heads * c->head_dim, sizeof(float));
     b->v = carve(arena, &used, rows * c->kv_heads * c->head_dim, sizeof(float));
+    b->tiles = carve(arena, &used, rows, sizeof *b->tiles);
+    b->parts = carve(arena, &used, ml_attention_parts(c), sizeof(float));
     b->router_logits = carve(arena, &used, rows * experts, sizeof(float));
     b->expert_ids = carve(arena, &used, slots, sizeof(int32_t));
     b->expert_weights = carve(arena, &used, slots, sizeof(float));
@@ -43,14 +45,14 @@ static size_t lay_out(ml_batch *b, uint8_t *arena) {
     return used;
 }
 
-/* Scratch of one thread: a panel of the widest matrix, or the queries and state of one KV head. */
+/* Scratch of one thread: a panel of the widest matrix, or what attention needs. */
 static size_t scratch_bytes(const ml_config *c) {
     const int64_t heads_width = (int64_t)c->heads * c->head_dim;
     int64_t widest = c->width > c->ffn_width ? c->width : c->ffn_width;
     if (heads_width > widest) widest = heads_width;
     const size_t panel = ml_linear_scratch(widest);
-    const size_t queries = (size_t)(c->heads / c->kv_heads) * ((size_t)c->head_dim + 2) * sizeof(float);
-    return panel > queries ? panel : queries;
+    const size_t attention = ml_attention_scratch(c);
+    return panel > attention ? panel : attention;
 }
 
 int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out) {

@@ -12,6 +12,14 @@ typedef struct ml_row {
     int64_t logits; /* which row of the logits is its, or -1 */
 } ml_row;
 
+/* Neighbouring rows of one sequence that attend together. The context is cut into chunks at fixed positions; each gives
+ * a partial result for each row, and these are merged in order (see attention.c). */
+typedef struct ml_tile {
+    int32_t row, rows;     /* the first, and how many */
+    int32_t chunk, chunks; /* the first chunk that one of them sees, and how many */
+    int64_t item, part;    /* chunks, and partial results of rows, of the tiles before it */
+} ml_tile;
+
 /* R = rows, S = slots: one for each (row, chosen expert), R * experts_used, or R in a dense model. Other letters as in
  * model.h. All arrays are f32 unless said, row-major, and belong to `arena`. */
 struct ml_batch {
@@ -32,6 +40,8 @@ struct ml_batch {
     float *normed;          /* {R, D} */
     float *q, *attended;    /* {R, H h} */
     float *k, *v;           /* {R, G h} */
+    ml_tile *tiles;         /* {R} */
+    float *parts;           /* ml_attention_parts(): partial results of a context that threads share */
     float *router_logits;   /* {R, E} */
     int32_t *expert_ids;    /* {R, experts_used} */
     float *expert_weights;  /* {R, experts_used} */
@@ -48,6 +58,9 @@ struct ml_batch {
 
 /* Checks that the steps of a pass are called in order: `batch` is under way with `cache`, and no interrupt waits. */
 int ml_batch_check(const ml_cache *cache, const ml_batch *batch, int32_t layer);
+/* Bytes of scratch a thread, and floats of `parts`, that attention needs. */
+size_t ml_attention_scratch(const ml_config *config);
+int64_t ml_attention_parts(const ml_config *config);
 /* Counts a matrix that served `columns` columns. */
 void ml_batch_count(ml_batch *batch, const ml_matrix *matrix, int64_t columns);
 /* RMSNorm of `rows` rows of the residual stream into `normed`, on all threads. */

@@ -149,7 +149,7 @@ int ml_tensor_linear(const ml_tensor *x, const ml_tensor *w, const ml_tensor *bi
 
 /* ---- attention -------------------------------------------------------------------------------- */
 
-enum { PAGE = 64, MAX_HEAD_DIM = 256 };
+enum { PAGE = ML_PAGE_TOKENS, MAX_HEAD_DIM = 256 };
 
 static int attend_shape(const ml_tensor *q, const ml_tensor *keys, const ml_tensor *values) {
     char text_q[ML_TENSOR_TEXT], text_k[ML_TENSOR_TEXT], text_v[ML_TENSOR_TEXT];
@@ -163,18 +163,34 @@ static int attend_shape(const ml_tensor *q, const ml_tensor *keys, const ml_tens
                     ml_tensor_text(values, text_v));
 }
 
-/* Walks the pages, then divides by the sums. `state` holds top and sum of each query. */
-static void attend_pages(const float *q, int64_t queries, int64_t dim, const uint8_t *keys, const uint8_t *values,
-                         int dtype, int64_t tokens, float *state, float *acc) {
-    const int64_t row = ml_row_bytes(dtype, dim);
-    for (int64_t h = 0; h < queries; h++) {
-        state[h] = -INFINITY;
-        state[queries + h] = 0;
+/* Tokens [t, t + some) of keys and values {tokens, dim} as a page of the kernel; its other tokens stay as they are. */
+static void fill_page(const uint8_t *keys, const uint8_t *values, int64_t size, int64_t dim, int64_t t, int64_t some,
+                      uint8_t *page) {
+    for (int64_t i = 0; i < some * dim; i++) {
+        memcpy(page + (i % dim * PAGE + i / dim) * size, keys + (t * dim + i) * size, (size_t)size);
     }
+    memcpy(page + dim * PAGE * size, values + t * dim * size, (size_t)(some * dim * size));
+}
+
+/* Walks the pages, then divides by the sums. `state` holds top and sum of each query, `area` 4 PAGE dim floats. */
+static void attend_pages(const float *q, int64_t queries, int64_t dim, const uint8_t *keys, const uint8_t *values,
+                         int dtype, int64_t tokens, float *state, float *area, float *acc) {
+    const int64_t size = ml_dtype_bytes(dtype);
+    uint8_t *page = (uint8_t *)(area + 2 * PAGE * dim);
+    const int32_t from = 0;
+    for (int64_t h = 0; h < queries; h++) state[h] = -INFINITY;
     for (int64_t t = 0; t < tokens; t += PAGE) {
-        int64_t some = tokens - t < PAGE ? tokens - t : PAGE;
-        ml_kernels_get()->attend(q, queries, dim, keys + t * row, values + t * row, dtype, some, state, state + queries,
-                                 acc);
+        const int32_t some = (int32_t)(tokens - t < PAGE ? tokens - t : PAGE);
+        fill_page(keys, values, size, dim, t, some, page);
+        ml_attend work = {.rows = 1, .group = queries, .head_dim = dim, .q = q, .from = &from, .to = &some};
+        work.keys = work.next_keys = page;
+        work.values = work.next_values = page + dim * PAGE * size;
+        work.dtype = dtype;
+        work.area = area;
+        work.top = state;
+        work.sum = state + queries;
+        work.acc = acc;
+        ml_kernels_get()->attend(&work);
     }
     for (int64_t i = 0; i < queries * dim; i++) acc[i] /= state[queries + i / dim];
 }
@@ -189,18 +205,20 @@ int ml_tensor_attend(const ml_tensor *q, const ml_tensor *keys, const ml_tensor 
     int bf16 = keys->dtype == ML_BF16 && values->dtype == ML_BF16 && ml_tensor_contiguous(keys) &&
                ml_tensor_contiguous(values);
     float *state = ml_calloc((size_t)queries, 2 * sizeof *state);
-    status = state ? ml_tensor_create(ML_F32, 2, q->shape, &result) : ML_E_MEMORY;
+    float *area = ml_calloc((size_t)dim, 4 * PAGE * sizeof *area);
+    status = state && area ? ml_tensor_create(ML_F32, 2, q->shape, &result) : ML_E_MEMORY;
     const float *x = status == ML_OK ? ml_tensor_floats(q, &own_q) : NULL;
     const void *k = x ? bf16 ? keys->data : (const void *)ml_tensor_floats(keys, &own_k) : NULL;
     const void *v = k ? bf16 ? values->data : (const void *)ml_tensor_floats(values, &own_v) : NULL;
     if (v) {
-        attend_pages(x, queries, dim, k, v, bf16 ? ML_BF16 : ML_F32, keys->shape[0], state, floats_of(result));
+        attend_pages(x, queries, dim, k, v, bf16 ? ML_BF16 : ML_F32, keys->shape[0], state, area, floats_of(result));
         *out = result;
     } else {
         ml_tensor_free(result);
         if (status == ML_OK) status = ML_E_MEMORY;
     }
     free(state);
+    free(area);
     free(own_q);
     free(own_k);
     free(own_v);

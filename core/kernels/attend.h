@@ -1,0 +1,170 @@
+/* Attention to one page, written once for any width: the vector form of the `attend` kernel, and a part of vector.h.
+ *
+ * Both products have one form, c = keep c + a b: scores = q K with K {head_dim, tokens}, then acc = keep acc + p V with
+ * V {tokens, head_dim}. Every element of c is one chain of multiply-adds along i, in whatever block of queries it is
+ * computed; so what a query gets does not depend on which others come along. */
+
+enum { PAGE = ML_PAGE_TOKENS, BLOCK = 8 /* queries whose scores are worked on together; at most W */ };
+
+/* The b of a product: packed rows of `lanes` elements, f32 or bf16. `ahead` is the distance in bytes to what will be
+ * read next: it is asked for while this is multiplied. */
+typedef struct attend_side {
+    const void *data;
+    int64_t lanes;
+    uintptr_t ahead;
+} attend_side;
+
+/* W elements from element `at` on. */
+static ALWAYS_INLINE vf side_load(attend_side b, int64_t at, const int dtype) {
+    if (dtype == ML_F32) return v_load((const float *)b.data + at);
+    const uint16_t *p = (const uint16_t *)b.data + at;
+    __builtin_prefetch((const void *)((uintptr_t)p + b.ahead));
+    return v_load_bf16(p);
+}
+
+/* Lanes [at, at + vectors W) of c, {queries, lanes}; rows of a are `lda` apart. */
+static ALWAYS_INLINE void multiply_lanes(const float *a, int64_t lda, const int queries, attend_side b, const int dtype,
+                                         int64_t begin, int64_t end, int64_t at, const int vectors, const float *keep,
+                                         float *c) {
+    vf sum[BLOCK][4];
+#pragma GCC unroll 8
+    for (int q = 0; q < queries; q++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            sum[q][v] = v_set(0);
+            if (keep) sum[q][v] = v_load(c + q * b.lanes + at + v * W) * v_set(keep[q]);
+        }
+    }
+    for (int64_t i = begin; i < end; i++) {
+        vf row[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) row[v] = side_load(b, i * b.lanes + at + v * W, dtype);
+#pragma GCC unroll 8
+        for (int q = 0; q < queries; q++) {
+            const vf factor = v_set(a[q * lda + i]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) sum[q][v] = v_fma(factor, row[v], sum[q][v]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < queries; q++) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) v_store(c + q * b.lanes + at + v * W, sum[q][v]);
+    }
+}
+
+/* All lanes, as many vectors at once as keep the multipliers busy and fit the registers (32 of 16 floats, 16 of 8). */
+static ALWAYS_INLINE void multiply_queries(const float *a, int64_t lda, const int queries, attend_side b,
+                                           const int dtype, int64_t begin, int64_t end, const float *keep, float *c) {
+    const int vectors = queries <= W / 4 ? 4 : 2;
+    int64_t at = 0;
+    for (; at + vectors * W <= b.lanes; at += vectors * W) {
+        multiply_lanes(a, lda, queries, b, dtype, begin, end, at, vectors, keep, c);
+    }
+    for (; at < b.lanes; at += W) multiply_lanes(a, lda, queries, b, dtype, begin, end, at, 1, keep, c);
+}
+
+/* c[q][..] = keep[q] c[q][..] + the sum over i in [begin, end) of a[q][i] b[i][..]; without `keep` c starts as 0. */
+static ALWAYS_INLINE void multiply_all(const float *a, int64_t lda, int64_t queries, attend_side b, const int dtype,
+                                       int64_t begin, int64_t end, const float *keep, float *c) {
+    const int most = W / 2;
+    for (int64_t q = 0; q < queries; q += most) {
+        const float *x = a + q * lda, *k = keep ? keep + q : NULL;
+        float *out = c + q * b.lanes;
+        switch (queries - q < most ? queries - q : most) {
+        case 1:
+            multiply_queries(x, lda, 1, b, dtype, begin, end, k, out);
+            break;
+        case 2:
+            multiply_queries(x, lda, 2, b, dtype, begin, end, k, out);
+            break;
+        case 3:
+            multiply_queries(x, lda, 3, b, dtype, begin, end, k, out);
+            break;
+        case 4:
+            multiply_queries(x, lda, 4, b, dtype, begin, end, k, out);
+            break;
+        case 5:
+            multiply_queries(x, lda, 5, b, dtype, begin, end, k, out);
+            break;
+        case 6:
+            multiply_queries(x, lda, 6, b, dtype, begin, end, k, out);
+            break;
+        case 7:
+            multiply_queries(x, lda, 7, b, dtype, begin, end, k, out);
+            break;
+        default:
+            multiply_queries(x, lda, most, b, dtype, begin, end, k, out);
+        }
+    }
+}
+
+static void multiply(const float *a, int64_t lda, int64_t queries, attend_side b, int dtype, int64_t begin, int64_t end,
+                     const float *keep, float *c) {
+    if (dtype == ML_F32) {
+        multiply_all(a, lda, queries, b, ML_F32, begin, end, keep, c);
+    } else {
+        multiply_all(a, lda, queries, b, ML_BF16, begin, end, keep, c);
+    }
+}
+
+/* Scores of up to BLOCK queries to weights exp(score - top), 0 outside [from, to). Brings top and sum up to date; keep
+ * is what the sums so far shrink by. */
+static void weigh(float *score, int64_t queries, int64_t from, int64_t to, float *top, float *sum, float *keep) {
+    float before[BLOCK], after[BLOCK];
+    for (int64_t h = 0; h < queries; h++) {
+        float *s = score + h * PAGE;
+        for (int64_t t = 0; t < from; t++) s[t] = -INFINITY;
+        for (int64_t t = to; t < PAGE; t++) s[t] = -INFINITY;
+        vf best = v_set(top[h]);
+        for (int v = 0; v < PAGE; v += W) best = v_max(best, v_load(s + v));
+        before[h] = top[h];
+        after[h] = v_top(best);
+    }
+    const vf shrink = v_exp(v_load_part(before, queries) - v_load_part(after, queries));
+    v_store_part(keep, shrink, queries);
+    for (int64_t h = 0; h < queries; h++) {
+        float *s = score + h * PAGE;
+        const vf base = v_set(after[h]);
+        vf total = v_set(0);
+        for (int v = 0; v < PAGE; v += W) {
+            const vf p = v_exp(v_load(s + v) - base);
+            v_store(s + v, p);
+            total = total + p;
+        }
+        sum[h] = sum[h] * keep[h] + v_sum(total);
+        top[h] = after[h];
+    }
+}
+
+/* A side as f32 in `area`, asking for what comes next meanwhile. */
+static attend_side widen(attend_side b, int64_t rows, float *area) {
+    for (int64_t i = 0; i < rows * b.lanes; i += W) v_store(area + i, side_load(b, i, ML_BF16));
+    return (attend_side){area, b.lanes, 0};
+}
+
+/* Neighbouring rows that attend to the same tokens are worked on together, BLOCK queries at a time. */
+static void attend(const ml_attend *work) {
+    const int64_t group = work->group, dim = work->head_dim;
+    attend_side keys = {work->keys, PAGE, (uintptr_t)work->next_keys - (uintptr_t)work->keys};
+    attend_side values = {work->values, dim, (uintptr_t)work->next_values - (uintptr_t)work->values};
+    int dtype = work->dtype;
+    if (dtype == ML_BF16 && work->rows * group > 4 * BLOCK) {
+        keys = widen(keys, dim, work->area);
+        values = widen(values, PAGE, work->area + dim * PAGE);
+        dtype = ML_F32;
+    }
+    _Alignas(64) float score[BLOCK * PAGE];
+    float keep[BLOCK];
+    for (int64_t r = 0; r < work->rows;) {
+        const int64_t from = work->from[r], to = work->to[r], first = r * group;
+        do r++;
+        while (r < work->rows && work->from[r] == from && work->to[r] == to);
+        for (int64_t h = first; from < to && h < r * group; h += BLOCK) {
+            const int64_t some = r * group - h < BLOCK ? r * group - h : BLOCK;
+            multiply(work->q + h * dim, dim, some, keys, dtype, 0, dim, NULL, score);
+            weigh(score, some, from, to, work->top + h, work->sum + h, keep);
+            multiply(score, PAGE, some, values, dtype, from, to, keep, work->acc + h * dim);
+        }
+    }
+}
