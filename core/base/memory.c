@@ -8,6 +8,9 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+/* Areas of that size start where a huge page can. */
+enum { HUGE_PAGE = 2 << 20 };
+
 void *ml_calloc(size_t count, size_t size) {
     void *block = calloc(count ? count : 1, size ? size : 1);
     if (!block) ml_error(ML_E_MEMORY, "out of memory: %zu x %zu bytes asked for", count, size);
@@ -18,7 +21,7 @@ void *ml_alloc_aligned(size_t count, size_t size) {
     size_t bytes;
     void *block = NULL;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 64 ||
-        posix_memalign(&block, 64, bytes ? bytes : 64) != 0) {
+        posix_memalign(&block, bytes >= HUGE_PAGE ? HUGE_PAGE : 64, bytes ? bytes : 64) != 0) {
         ml_error(ML_E_MEMORY, "out of memory: %zu x %zu bytes asked for", count, size);
         return NULL;
     }
@@ -42,7 +45,7 @@ void ml_memory_huge(void *area, size_t bytes) {
     const uintptr_t page = 4096;
     uintptr_t begin = ((uintptr_t)area + page - 1) & ~(page - 1);
     uintptr_t end = ((uintptr_t)area + bytes) & ~(page - 1);
-    if (end > begin && bytes >= (2u << 20)) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+    if (end > begin && bytes >= HUGE_PAGE) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
 #else
     (void)area;
     (void)bytes;

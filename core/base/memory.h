@@ -8,7 +8,8 @@
 /* `count` items of `size` bytes, zeroed, or NULL with ml_last_error() set (also when the product overflows).
  * Release with free(). */
 void *ml_calloc(size_t count, size_t size);
-/* The same, aligned to a cache line of 64 bytes and not zeroed. Release with free(). */
+/* The same, aligned to a cache line of 64 bytes (to 2 MiB from that size on, for huge pages) and not zeroed. Release
+ * with free(). */
 void *ml_alloc_aligned(size_t count, size_t size);
 /* Grows `block` to hold `need` items of `size` bytes, at least doubling; `capacity` is in items. On failure
  * returns ML_E_MEMORY and leaves both as they were. */

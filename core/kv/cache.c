@@ -28,6 +28,7 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
     cache->head_dim = model->config.head_dim;
     cache->vector_bytes = (int64_t)cache->head_dim * ml_dtype_bytes(dtype);
     cache->page_bytes = cache->vector_bytes * ML_PAGE_TOKENS * cache->kv_heads * 2;
+    cache->slab_pages = (size_t)cache->layers; /* what 64 tokens need */
     ml_model_retain(model);
     *out = cache;
     return ML_OK;
@@ -36,11 +37,11 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
 void ml_cache_free(ml_cache *cache) {
     if (!cache) return;
     for (size_t i = 0; i < cache->count; i++) ml_sequence_free(cache, (int32_t)i);
-    while (cache->free_pages) {
-        ml_page *page = cache->free_pages;
-        cache->free_pages = page->next;
-        free(page->data);
-        free(page);
+    while (cache->slabs) {
+        ml_slab *slab = cache->slabs;
+        cache->slabs = slab->next;
+        free(slab->data);
+        free(slab);
     }
     free(cache->sequences);
     ml_model_free(cache->model);
@@ -53,19 +54,33 @@ int64_t ml_cache_bytes(const ml_cache *cache) {
 
 /* ---- pages ---- */
 
-static ml_page *page_take(ml_cache *cache) {
-    ml_page *page = cache->free_pages;
-    if (page) {
-        cache->free_pages = page->next;
-    } else {
-        page = ml_calloc(1, sizeof *page);
-        if (!page) return NULL;
-        page->data = ml_alloc_aligned(1, (size_t)cache->page_bytes);
-        if (!page->data) {
-            free(page);
-            return NULL;
-        }
+enum { SLAB_BYTES = 32 << 20 };
+
+/* Adds a slab of free pages, twice as large as the last up to SLAB_BYTES. */
+static int add_slab(ml_cache *cache) {
+    const size_t bytes = (size_t)cache->page_bytes, count = cache->slab_pages;
+    ml_slab *slab = ml_calloc(1, sizeof *slab + count * sizeof *slab->pages);
+    if (!slab) return ML_E_MEMORY;
+    slab->data = ml_alloc_aligned(count, bytes);
+    if (!slab->data) {
+        free(slab);
+        return ML_E_MEMORY;
     }
+    ml_memory_huge(slab->data, count * bytes);
+    for (size_t i = count; i-- > 0;) {
+        slab->pages[i] = (ml_page){.next = cache->free_pages, .data = slab->data + i * bytes};
+        cache->free_pages = &slab->pages[i];
+    }
+    slab->next = cache->slabs;
+    cache->slabs = slab;
+    if (count * bytes * 2 <= SLAB_BYTES) cache->slab_pages = count * 2;
+    return ML_OK;
+}
+
+static ml_page *page_take(ml_cache *cache) {
+    if (!cache->free_pages && add_slab(cache) != ML_OK) return NULL;
+    ml_page *page = cache->free_pages;
+    cache->free_pages = page->next;
     page->next = NULL;
     page->references = 1;
     cache->pages_used++;

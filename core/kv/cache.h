@@ -15,6 +15,13 @@ typedef struct ml_page {
     uint8_t *data;        /* page_bytes, 64-byte aligned */
 } ml_page;
 
+/* Pages are made by the slab, large enough for huge pages: a step of decoding reads them all. */
+typedef struct ml_slab {
+    struct ml_slab *next;
+    uint8_t *data; /* of all its pages */
+    ml_page pages[];
+} ml_slab;
+
 typedef struct ml_sequence {
     int used;
     int64_t length;    /* tokens committed */
@@ -33,6 +40,8 @@ struct ml_cache {
     uint64_t epoch; /* a number never used before, whenever lengths or pages change */
     ml_sequence *sequences;
     size_t count, capacity;
+    ml_slab *slabs;
+    size_t slab_pages; /* of the next slab */
     ml_page *free_pages;
     int64_t pages_used;
 };
