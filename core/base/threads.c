@@ -18,7 +18,12 @@ typedef struct ml_region {
     ml_task task;
     void *arg;
     int64_t count, grain;
+    int shares; /* the items are split into this many equal shares, one for each thread to begin with */
 } ml_region;
+
+typedef struct ml_share {
+    _Alignas(64) atomic_llong next; /* the first run of the share that nobody has taken */
+} ml_share;
 
 static struct {
     pthread_mutex_t lock; /* guards start, stop and the sleepers */
@@ -30,11 +35,13 @@ static struct {
     int wanted;       /* threads with the caller; 0: not chosen yet */
     int running;      /* workers started, the caller not counted */
     int spin;         /* rounds a thread spins before it sleeps; 0 when there are more threads than cores */
-    ml_region region; /* written before `generation` goes up */
-    atomic_int stop;  /* workers leave */
-    atomic_uint generation;
-    atomic_int busy;                /* workers still in the region */
-    _Alignas(64) atomic_llong next; /* the first item nobody has taken */
+    ml_region region; /* written while no worker is inside */
+    ml_share shares[MAX_THREADS];
+    atomic_int stop;        /* workers leave */
+    atomic_uint generation; /* of the region */
+    atomic_int open;        /* workers may go in */
+    atomic_int inside;      /* workers that went in, or are about to see that they may not */
+    int sleeping;           /* workers in the condition variable; under `lock` */
 } pool = {
     .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .region_lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -49,15 +56,22 @@ static inline void relax(void) {
 #endif
 }
 
+/* Takes the runs of its own share in order, which keeps a thread on one stream of memory, then helps with the others'.
+ */
 static void take_runs(int thread) {
     const ml_region region = pool.region;
+    const int64_t runs = (region.count + region.grain - 1) / region.grain;
     inside_region = 1;
     current_thread = thread;
-    for (;;) {
-        int64_t begin = atomic_fetch_add_explicit(&pool.next, region.grain, memory_order_relaxed);
-        if (begin >= region.count) break;
-        int64_t end = begin + region.grain < region.count ? begin + region.grain : region.count;
-        region.task(region.arg, begin, end, thread);
+    for (int i = 0; i < region.shares; i++) {
+        const int share = (thread + i) % region.shares;
+        const int64_t last = runs * (share + 1) / region.shares;
+        for (;;) {
+            const int64_t run = atomic_fetch_add_explicit(&pool.shares[share].next, 1, memory_order_relaxed);
+            if (run >= last) break;
+            const int64_t begin = run * region.grain, end = begin + region.grain;
+            region.task(region.arg, begin, end < region.count ? end : region.count, thread);
+        }
     }
     inside_region = 0;
 }
@@ -71,9 +85,11 @@ static unsigned wait_generation(unsigned seen) {
     }
     pthread_mutex_lock(&pool.lock);
     unsigned now;
+    pool.sleeping++;
     while ((now = atomic_load_explicit(&pool.generation, memory_order_acquire)) == seen) {
         pthread_cond_wait(&pool.wake, &pool.lock);
     }
+    pool.sleeping--;
     pthread_mutex_unlock(&pool.lock);
     return now;
 }
@@ -90,15 +106,16 @@ static void *worker_main(void *arg) {
     for (;;) {
         seen = wait_generation(seen);
         if (atomic_load(&pool.stop)) return NULL;
-        take_runs(start.thread);
-        atomic_fetch_sub_explicit(&pool.busy, 1, memory_order_acq_rel);
+        atomic_fetch_add(&pool.inside, 1);
+        if (atomic_load(&pool.open)) take_runs(start.thread);
+        atomic_fetch_sub(&pool.inside, 1);
     }
 }
 
 static void announce(void) {
     pthread_mutex_lock(&pool.lock);
     atomic_fetch_add_explicit(&pool.generation, 1, memory_order_release);
-    pthread_cond_broadcast(&pool.wake);
+    if (pool.sleeping) pthread_cond_broadcast(&pool.wake);
     pthread_mutex_unlock(&pool.lock);
 }
 
@@ -113,7 +130,8 @@ static void stop_workers(void) {
 
 /* After fork() the workers are gone; the child starts its own when it needs them. */
 static void forget_workers(void) {
-    pool.running = 0;
+    pool.running = pool.sleeping = 0;
+    atomic_store(&pool.inside, 0);
     pthread_mutex_init(&pool.lock, NULL);
     pthread_mutex_init(&pool.region_lock, NULL);
     pthread_cond_init(&pool.wake, NULL);
@@ -140,6 +158,19 @@ static void start_workers(void) {
     }
 }
 
+/* Lets no further worker in and waits for those inside. One that has not even woken up is not waited for: the others
+ * did its share, so a busy machine delays nobody. */
+static void close_region(void) {
+    atomic_store(&pool.open, 0);
+    for (int i = 0; atomic_load(&pool.inside) > 0; i++) {
+        if (i < pool.spin) {
+            relax();
+        } else {
+            sched_yield();
+        }
+    }
+}
+
 void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg) {
     if (count <= 0) return;
     if (grain < 1) grain = 1;
@@ -149,22 +180,16 @@ void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg) {
     }
     pthread_mutex_lock(&pool.region_lock);
     if (pool.running + 1 < pool.wanted || !pool.wanted) start_workers();
-    pool.region = (ml_region){task, arg, count, grain};
-    atomic_store_explicit(&pool.next, 0, memory_order_relaxed);
-    if (pool.running && count > grain) {
-        atomic_store_explicit(&pool.busy, pool.running, memory_order_relaxed);
+    const int shares = count > grain ? pool.running + 1 : 1;
+    pool.region = (ml_region){task, arg, count, grain, shares};
+    const int64_t runs = (count + grain - 1) / grain;
+    for (int i = 0; i < shares; i++) atomic_store(&pool.shares[i].next, runs * i / shares);
+    if (shares > 1) {
+        atomic_store(&pool.open, 1);
         announce();
-        take_runs(0);
-        for (int i = 0; atomic_load_explicit(&pool.busy, memory_order_acquire) > 0; i++) {
-            if (i < pool.spin) {
-                relax();
-            } else {
-                sched_yield();
-            }
-        }
-    } else {
-        take_runs(0);
     }
+    take_runs(0);
+    if (shares > 1) close_region();
     pthread_mutex_unlock(&pool.region_lock);
 }
 
