@@ -75,7 +75,8 @@ int ml_threads_count(void);
 /* Measures the read bandwidth: all threads stream a buffer of 512 MiB for about `milliseconds`.
  * Bytes per second of the best pass. */
 int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);
-/* Measures the multiply peak: all threads run the multiplication that prefill lives on (f32) in registers for about
+/* Measures the multiply peak: all threads run the multiplication that prefill lives on (int16 pairs under
+ * avx2 and avx512, f32 under scalar) in registers for about
  * `milliseconds`. Operations per second of the best pass; a multiplication and an addition are two. */
 int ml_machine_multiply_peak(double milliseconds, double *operations_per_second);
 

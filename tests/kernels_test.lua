@@ -221,13 +221,16 @@ describe("linear", function()
             local bias = tensor.randn(rows, { seed = 6 })
             local y, size = linear_reference(values, rows, k, x:pointer(), most)
             each_isa(function(isa)
+                -- Products in whole numbers round activations to 2^-16 of the largest of their block.
+                local whole = isa ~= "scalar" and (dtype == "mxfp4" or dtype == "q8_0")
+                local tolerance = whole and 5e-5 or 1e-6
                 for _, columns in ipairs { 1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 65 } do
                     local p = x:slice(1, 1, columns):linear(w, bias):pointer()
                     for c = 0, columns - 1 do
                         for r = 0, rows - 1 do
                             local at = c * rows + r
                             local off = math.abs(p[at] - (y[at] + bias:pointer()[r]))
-                            if off ~= off or off > 1e-6 * (size[at] + 4) then
+                            if off ~= off or off > tolerance * (size[at] + 4) then
                                 error(("%s, %d columns, row %d of column %d: %.3g off"):format(isa, columns, r, c, off))
                             end
                         end

@@ -42,6 +42,7 @@ static void detect(void) {
     cpu.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
     cpu.avx512 = cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    cpu.vnni = cpu.avx512 && __builtin_cpu_supports("avx512vnni");
 }
 #else
 static void detect(void) {

@@ -124,25 +124,6 @@ static void unpack_bf16(const uint8_t *block, int part, const float *scales, vf 
     for (int i = 0; i < 4; i++) w[i] = v_load_bf16((const void *)(block + 16 * i));
 }
 
-static void unpack_q8_0(const uint8_t *block, int part, const float *scales, vf *w) {
-    (void)part, (void)scales;
-    const vf d = v_set(f16(block));
-    signed_bytes(_mm_loadu_si128((const void *)(block + 2)), d, w);
-    signed_bytes(_mm_loadu_si128((const void *)(block + 18)), d, w + 2);
-}
-
-static float e8m0[256];
-
-/* Twice the value of a code is a small integer; a code of -0 comes out as 0. */
-static void unpack_mxfp4(const uint8_t *block, int part, const float *scales, vf *w) {
-    (void)part, (void)scales;
-    const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-    const vf half = v_set(0.5f * e8m0[block[0]]); /* exact, also for the subnormal ones */
-    __m128i bytes = _mm_loadu_si128((const void *)(block + 1));
-    signed_bytes(_mm_shuffle_epi8(table, low_nibbles(bytes)), half, w);
-    signed_bytes(_mm_shuffle_epi8(table, high_nibbles(bytes)), half, w + 2);
-}
-
 /* The fifth bits as bytes: byte i of the result is -16 where bit i of `bits` (of 16) is 0, and 0 where it is 1; added
  * to the low four bits, that gives q - 16. */
 static inline __m128i fifth_bits(uint32_t bits) {
@@ -225,6 +206,7 @@ static void unpack_q6_k(const uint8_t *block, int part, const float *scales, vf 
 void ml_kernels_avx2(ml_kernels *table) {
     ml_kernels_scalar(table);
     fill(table, "avx2", 8);
+    ml_kernels_avx2_panel(table);
 }
 #else
 /* Nothing here for other processors. */

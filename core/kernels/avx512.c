@@ -1,5 +1,6 @@
 /* Kernels for AVX-512 F, BW, DQ, VL: sixteen floats a vector. */
 #if defined(__x86_64__)
+#include "base/cpu.h"
 #include "kernels/kernels.h"
 #include "tensor/blocks.h"
 
@@ -106,28 +107,10 @@ static void unpack_bf16(const uint8_t *block, int part, const float *scales, vf 
     w[1] = v_load_bf16((const void *)(block + 32));
 }
 
-static void unpack_q8_0(const uint8_t *block, int part, const float *scales, vf *w) {
-    (void)part, (void)scales;
-    const vf d = set_f16(block);
-    w[0] = signed_bytes(_mm_loadu_si128((const void *)(block + 2))) * d;
-    w[1] = signed_bytes(_mm_loadu_si128((const void *)(block + 18))) * d;
-}
-
 /* Codes of 4 bits are looked up in a table of their 16 final values: vpermps reads the low four bits of an index and
  * ignores the rest, so no nibble needs a mask. */
 static inline vf look_up(__m512i codes, vf table) {
     return _mm512_permutexvar_ps(codes, table);
-}
-
-static float e8m0[256];
-
-static void unpack_mxfp4(const uint8_t *block, int part, const float *scales, vf *w) {
-    (void)part, (void)scales;
-    static const float values[16] = ML_E2M1_VALUES;
-    const vf table = v_load(values) * v_set(e8m0[block[0]]);
-    __m512i codes = load_16_bytes(block + 1);
-    w[0] = look_up(codes, table);
-    w[1] = look_up(_mm512_srli_epi32(codes, 4), table);
 }
 
 static const float counting[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -207,6 +190,7 @@ void ml_kernels_avx512(ml_kernels *table) {
     ml_kernels_avx2(table);
     attend_narrow = table->attend;
     fill(table, "avx512", 32);
+    if (ml_cpu_get()->vnni) ml_kernels_avx512_panel(table);
     table->attend = attend_any;
 }
 #else

@@ -1,7 +1,8 @@
 /* The kernels table: one set of function pointers per instruction set, chosen once (see ml_isa_set).
  *
- * Every kernel agrees with the one in scalar.c up to the order of f32 sums. Weights stay in their stored blocks;
- * activations are f32. Kernels run on the calling thread and allocate nothing. */
+ * Every kernel agrees with the one in scalar.c up to the order of f32 sums, and the whole-number products up to the
+ * rounding of activations that they say. Weights stay in their stored blocks. What a row or a column gives does not
+ * depend on how many there are. Kernels run on the calling thread and allocate nothing. */
 #ifndef ML_KERNELS_KERNELS_H
 #define ML_KERNELS_KERNELS_H
 
@@ -9,6 +10,21 @@
 
 /* Columns that dot_rows takes at once at most. */
 enum { ML_DOT_COLUMNS = 4 };
+/* Whole-number products: elements that share a scale; elements of a row that are unpacked at once; the scratch that
+ * this takes: 32 rows of int16, their scales, an edge. */
+enum {
+    ML_WHOLE_BLOCK = 32,
+    ML_WHOLE_CHUNK = 4096,
+    ML_WHOLE_SCRATCH = ML_WHOLE_CHUNK * (32 * 2 + 32 * 4 / ML_WHOLE_BLOCK) + 4096
+};
+
+/* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then the values once more as high
+ * and low bytes and the sum of the high ones a block. A multiple of 64, and columns do not follow at multiples of 4
+ * KiB, where they would crowd the same sets of the L1 cache. */
+static inline int64_t ml_whole_bytes(int64_t k) {
+    const int64_t bytes = (k * 4 + k / ML_WHOLE_BLOCK * 8 + 63) / 64 * 64;
+    return bytes % 4096 == 0 ? bytes + 64 : bytes;
+}
 
 /* Tokens in a page of keys and values: what the attend kernel takes at once. */
 enum { ML_PAGE_TOKENS = 64 };
@@ -55,6 +71,22 @@ typedef struct ml_kernels {
 
     /* See ml_attend. */
     void (*attend)(const ml_attend *work);
+
+    /* Products in whole numbers (panel.h), for the dtypes that have an entry in whole_dot; NULL where the instruction
+     * set gains nothing by them. Weights of these dtypes are int16 times a scale a block to begin with, and activations
+     * become so: off by at most 2^-16 of the largest of their block. */
+
+    /* One column of k floats, k a multiple of ML_WHOLE_BLOCK, to whole numbers: ml_whole_bytes(k) bytes, 64-byte
+     * aligned. */
+    void (*whole_quantize)(const float *x, int64_t k, void *column);
+    /* y[r] = dot(row r, column) for one column in that form. */
+    void (*whole_dot[ML_DTYPE_LIMIT])(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *column,
+                                      float *y);
+    /* y[c*ldy + r], the same for columns that follow each other, unpacking the rows once; equal to it bit for bit.
+     * `scratch`: ML_WHOLE_SCRATCH bytes, 64-byte aligned. */
+    void (*whole_multiply)(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
+                           int64_t count, float *y, int64_t ldy, void *scratch);
+
     /* Turns f32 into bf16, rounding to nearest even. */
     void (*to_bf16)(const float *x, uint16_t *out, int64_t n);
     /* Sum of `bytes` bytes (a multiple of 64) as 64-bit words, read as fast as the machine can: the bandwidth
@@ -76,5 +108,8 @@ int ml_kernels_ready(void);
 void ml_kernels_scalar(ml_kernels *table);
 void ml_kernels_avx2(ml_kernels *table);
 void ml_kernels_avx512(ml_kernels *table);
+/* The whole-number products alone; the second where the CPU has AVX-512 VNNI. */
+void ml_kernels_avx2_panel(ml_kernels *table);
+void ml_kernels_avx512_panel(ml_kernels *table);
 
 #endif

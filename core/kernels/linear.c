@@ -5,53 +5,104 @@
 #include "kernels/kernels.h"
 
 size_t ml_linear_scratch(int64_t cols) {
-    return (size_t)cols * ML_LINEAR_PANEL * sizeof(float);
+    const size_t dense = (size_t)cols * ML_LINEAR_PANEL * sizeof(float);
+    return dense > ML_WHOLE_SCRATCH ? dense : ML_WHOLE_SCRATCH;
 }
 
-/* The panel [begin, end) of rows for many columns: unpacked once. */
-static void panel_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *x, int64_t ldx, int64_t columns,
-                       float *y, int64_t ldy, float *scratch) {
+/* ---- input ---- */
+
+typedef struct quantize_task {
+    const ml_input *in;
+    int64_t k;
+} quantize_task;
+
+static void quantize_run(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    const quantize_task *t = arg;
+    for (int64_t c = begin; c < end; c++) {
+        ml_kernels_get()->whole_quantize(t->in->x + c * t->in->ld, t->k, t->in->whole + c * ml_whole_bytes(t->k));
+    }
+}
+
+void ml_input_prepare(ml_input *in, int64_t k, uint8_t *whole) {
+    in->whole = NULL;
+    if (k % ML_WHOLE_BLOCK != 0 || !ml_kernels_get()->whole_quantize) return;
+    in->whole = whole;
+    quantize_task task = {in, k};
+    ml_parallel(in->columns, 4, quantize_run, &task);
+}
+
+ml_input ml_input_part(const ml_input *in, int64_t k, int64_t first, int64_t columns) {
+    uint8_t *whole = in->whole ? in->whole + first * ml_whole_bytes(k) : NULL;
+    return (ml_input){in->x + first * in->ld, in->ld, columns, whole};
+}
+
+/* ---- product ---- */
+
+/* Rows of weights unpacked once to f32 for many columns. */
+static void dense_rows(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy,
+                       float *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
     for (int64_t r = begin; r < end; r++) {
         kernels->decode_row[w->dtype](w->data + r * w->stride, scratch + (r - begin) * w->cols, w->cols);
     }
-    ml_dense_product(x, ldx, columns, scratch, w->cols, end - begin, w->cols, y + begin, ldy);
+    ml_dense_product(in->x, in->ld, in->columns, scratch, w->cols, end - begin, w->cols, y + begin, ldy);
 }
 
-void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const float *x, int64_t ldx,
-                    int64_t columns, float *y, int64_t ldy, float *scratch) {
-    const ml_kernels *kernels = ml_kernels_get();
-    if (columns > kernels->few_columns) {
-        for (int64_t r = begin; r < end; r += ML_LINEAR_PANEL) {
-            panel_rows(w, r, r + ML_LINEAR_PANEL < end ? r + ML_LINEAR_PANEL : end, x, ldx, columns, y, ldy, scratch);
-        }
-    } else {
-        for (int64_t c = 0; c < columns; c += ML_DOT_COLUMNS) {
-            int64_t some = columns - c < ML_DOT_COLUMNS ? columns - c : ML_DOT_COLUMNS;
-            kernels->dot_rows[w->dtype](w->data + begin * w->stride, w->stride, end - begin, w->cols, x + c * ldx, ldx,
-                                        some, y + c * ldy + begin, ldy);
-        }
+/* Rows in their stored blocks, for few columns. */
+static void dot_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy) {
+    for (int64_t c = 0; c < in->columns; c += ML_DOT_COLUMNS) {
+        const int64_t some = in->columns - c < ML_DOT_COLUMNS ? in->columns - c : ML_DOT_COLUMNS;
+        ml_kernels_get()->dot_rows[w->dtype](w->data + begin * w->stride, w->stride, end - begin, w->cols,
+                                             in->x + c * in->ld, in->ld, some, y + c * ldy + begin, ldy);
     }
-    if (!bias) return;
-    for (int64_t c = 0; c < columns; c++) {
-        for (int64_t r = begin; r < end; r++) y[c * ldy + r] += bias[r];
+}
+
+/* Both in whole numbers: the numbers of a column do not depend on how many columns there are. */
+static void whole_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy,
+                          void *scratch) {
+    const ml_kernels *kernels = ml_kernels_get();
+    const uint8_t *rows = w->data + begin * w->stride;
+    if (in->columns > 1) {
+        kernels->whole_multiply(w->dtype, rows, w->stride, end - begin, w->cols, in->whole, in->columns, y + begin, ldy,
+                                scratch);
+    } else {
+        kernels->whole_dot[w->dtype](rows, w->stride, end - begin, w->cols, in->whole, y + begin);
+    }
+}
+
+void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const ml_input *in, float *y,
+                    int64_t ldy, float *scratch) {
+    const ml_kernels *kernels = ml_kernels_get();
+    for (int64_t r = begin; r < end; r += ML_LINEAR_PANEL) {
+        const int64_t last = r + ML_LINEAR_PANEL < end ? r + ML_LINEAR_PANEL : end;
+        if (in->whole && kernels->whole_dot[w->dtype]) {
+            whole_columns(w, r, last, in, y, ldy, scratch);
+        } else if (in->columns <= kernels->few_columns || ml_dtype_block(w->dtype) == 1) {
+            dot_columns(w, r, last, in, y, ldy);
+        } else {
+            dense_rows(w, r, last, in, y, ldy, scratch);
+        }
+        for (int64_t c = 0; bias && c < in->columns; c++) {
+            for (int64_t i = r; i < last; i++) y[c * ldy + i] += bias[i];
+        }
     }
 }
 
 typedef struct linear_task {
     const ml_matrix *w;
-    const float *bias, *x;
+    const float *bias;
+    const ml_input *in;
     float *y;
-    int64_t ldx, columns, ldy;
+    int64_t ldy;
 } linear_task;
 
 static void linear_run(void *arg, int64_t begin, int64_t end, int thread) {
     const linear_task *t = arg;
-    ml_linear_rows(t->w, begin, end, t->bias, t->x, t->ldx, t->columns, t->y, t->ldy, ml_scratch(thread));
+    ml_linear_rows(t->w, begin, end, t->bias, t->in, t->y, t->ldy, ml_scratch(thread));
 }
 
-void ml_linear(const ml_matrix *w, const float *bias, const float *x, int64_t ldx, int64_t columns, float *y,
-               int64_t ldy) {
-    linear_task task = {.w = w, .bias = bias, .x = x, .y = y, .ldx = ldx, .columns = columns, .ldy = ldy};
+void ml_linear(const ml_matrix *w, const float *bias, const ml_input *in, float *y, int64_t ldy) {
+    linear_task task = {w, bias, in, y, ldy};
     ml_parallel(w->rows, ML_LINEAR_PANEL, linear_run, &task);
 }

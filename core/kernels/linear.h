@@ -14,20 +14,34 @@ typedef struct ml_matrix {
     int dtype;
 } ml_matrix;
 
+/* Activations: `columns` vectors, column c at x + c*ld. Also in whole numbers (see ml_kernels.whole_quantize), one
+ * after the other, where the kernels multiply so; NULL else. */
+typedef struct ml_input {
+    const float *x;
+    int64_t ld, columns;
+    uint8_t *whole;
+} ml_input;
+
+/* Fills `whole` of `in`, whose columns hold k elements, if the kernels multiply whole numbers; sets it NULL if not.
+ * Room: columns * ml_whole_bytes(k), 64-byte aligned. On the thread pool. */
+void ml_input_prepare(ml_input *in, int64_t k, uint8_t *whole);
+/* `columns` columns of k elements of `in`, from `first` on. */
+ml_input ml_input_part(const ml_input *in, int64_t k, int64_t first, int64_t columns);
+
 /* Rows of weights that one task handles: also the panel that is decoded at once for many columns. */
 enum { ML_LINEAR_PANEL = 32 };
 
 /* Bytes of scratch per thread that a matrix of `cols` inputs needs. */
 size_t ml_linear_scratch(int64_t cols);
 
-/* y[c*ldy + r] = dot(row r of w, x + c*ldx) + bias[r], for r in [begin, end) and c in [0, columns); bias may be NULL.
- * Runs on the calling thread; `scratch` as ml_linear_scratch() says. Few columns use the dot kernels on stored blocks;
- * many decode a panel of rows once and multiply it with OpenBLAS (a plain loop under MOONLOOM_ISA=scalar). */
-void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const float *x, int64_t ldx,
-                    int64_t columns, float *y, int64_t ldy, float *scratch);
+/* y[c*ldy + r] = dot(row r of w, column c) + bias[r], for r in [begin, end) and every column of `in`; bias may be NULL.
+ * Runs on the calling thread; `scratch` as ml_linear_scratch() says, 64-byte aligned. Few columns use the dot kernels
+ * on stored blocks; many use whole-number panels where `in` is prepared and the weights are quantised, else they decode
+ * a panel of rows once and multiply it with OpenBLAS (a plain loop under MOONLOOM_ISA=scalar). */
+void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const ml_input *in, float *y,
+                    int64_t ldy, float *scratch);
 
 /* All rows, on the thread pool. Scratch must have been reserved. */
-void ml_linear(const ml_matrix *w, const float *bias, const float *x, int64_t ldx, int64_t columns, float *y,
-               int64_t ldy);
+void ml_linear(const ml_matrix *w, const float *bias, const ml_input *in, float *y, int64_t ldy);
 
 #endif

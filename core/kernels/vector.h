@@ -137,10 +137,8 @@ typedef struct row_format {
 enum { PART = 64, PART_VECTORS = PART / W, BLOCK_VECTORS = 32 / W };
 
 /* Sums that run side by side for one column: enough to hide the latency of v_fma, few enough for the registers (32 of
- * 16 floats, or 16 of 8). */
-static ALWAYS_INLINE int chains(const int columns) {
-    return W == 16 || columns <= 2 ? 4 : 2;
-}
+ * 16 floats, or 16 of 8) with any number of columns: a column's result does not depend on how many there are. */
+enum { CHAINS = W == 16 ? 4 : 2 };
 
 /* sum[c][..] += w[v] * x of column c, for `vectors` vectors. */
 static ALWAYS_INLINE void add_products(const vf *w, const int vectors, const float *x, int64_t ldx, const int columns,
@@ -149,14 +147,14 @@ static ALWAYS_INLINE void add_products(const vf *w, const int vectors, const flo
     for (int c = 0; c < columns; c++) {
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
-            vf *s = &sum[c][(v + shift) % chains(columns)];
+            vf *s = &sum[c][(v + shift) % CHAINS];
             *s = v_fma(w[v], v_load(x + c * ldx + v * W), *s);
         }
     }
 }
 
 /* Rows follow one another in memory, and the hardware alone does not fetch far enough ahead: measured on Zen 5, 4 KiB
- * give bf16 and q8_0 a fifth more, and the others a little. Past the end of the weights it does nothing. */
+ * give bf16 a fifth more, and the others a little. Past the end of the weights it does nothing. */
 static ALWAYS_INLINE void prefetch(const uint8_t *row, const int bytes) {
     enum { AHEAD = 4096, LINE = 64 };
     for (int b = 0; b < bytes; b += LINE) __builtin_prefetch((const void *)((uintptr_t)row + AHEAD + (uintptr_t)b));
@@ -287,9 +285,7 @@ static ALWAYS_INLINE void decode_row(const row_format f, const uint8_t *row, flo
 ROW_KERNELS(f32, 32, 128, NULL, unpack_f32)
 ROW_KERNELS(f16, 32, 64, NULL, unpack_f16)
 ROW_KERNELS(bf16, 32, 64, NULL, unpack_bf16)
-ROW_KERNELS(q8_0, 32, sizeof(ml_block_q8_0), NULL, unpack_q8_0)
 ROW_KERNELS(q5_0, 32, sizeof(ml_block_q5_0), NULL, unpack_q5_0)
-ROW_KERNELS(mxfp4, 32, sizeof(ml_block_mxfp4), NULL, unpack_mxfp4)
 ROW_KERNELS(q4_k, 256, sizeof(ml_block_q4_k), prepare_q4_k, unpack_q4_k)
 ROW_KERNELS(q6_k, 256, sizeof(ml_block_q6_k), prepare_q6_k, unpack_q6_k)
 
@@ -305,12 +301,8 @@ static double multiply_rounds(int64_t rounds) {
     return (double)rounds * 10 * W * 2;
 }
 
-/* 2^(code - 127) for every e8m0 code. */
-static float e8m0[256];
-
 /* Puts the kernels of this file into a table that holds narrower ones. */
 static void fill(ml_kernels *table, const char *isa, int64_t few_columns) {
-    for (int code = 0; code < 256; code++) e8m0[code] = ml_e8m0_to_f32((uint8_t)code);
     table->isa = isa;
     table->few_columns = few_columns;
     table->multiply_rounds = multiply_rounds;
@@ -320,9 +312,7 @@ static void fill(ml_kernels *table, const char *isa, int64_t few_columns) {
     PUT(ML_F32, f32);
     PUT(ML_F16, f16);
     PUT(ML_BF16, bf16);
-    PUT(ML_Q8_0, q8_0);
     PUT(ML_Q5_0, q5_0);
-    PUT(ML_MXFP4, mxfp4);
     PUT(ML_Q4_K, q4_k);
     PUT(ML_Q6_K, q6_k);
     table->rms_norm = rms_norm;

@@ -15,6 +15,13 @@ static void *carve(uint8_t *arena, size_t *used, int64_t count, size_t size) {
     return area;
 }
 
+/* Elements of the longest vector that a matrix multiplies. */
+static int64_t widest_input(const ml_config *c) {
+    const int64_t heads_width = (int64_t)c->heads * c->head_dim;
+    const int64_t widest = c->width > c->ffn_width ? c->width : c->ffn_width;
+    return heads_width > widest ? heads_width : widest;
+}
+
 /* Lays out all activations of `capacity` rows and returns their bytes. */
 static size_t lay_out(ml_batch *b, uint8_t *arena) {
     const ml_config *c = &b->model->config;
@@ -42,15 +49,13 @@ static size_t lay_out(ml_batch *b, uint8_t *arena) {
     b->slots = carve(arena, &used, slots * c->width, sizeof(float));
     b->gate = carve(arena, &used, slots * c->ffn_width, sizeof(float));
     b->up = carve(arena, &used, slots * c->ffn_width, sizeof(float));
+    b->whole = carve(arena, &used, slots, (size_t)ml_whole_bytes(widest_input(c)));
     return used;
 }
 
 /* Scratch of one thread: a panel of the widest matrix, or what attention needs. */
 static size_t scratch_bytes(const ml_config *c) {
-    const int64_t heads_width = (int64_t)c->heads * c->head_dim;
-    int64_t widest = c->width > c->ffn_width ? c->width : c->ffn_width;
-    if (heads_width > widest) widest = heads_width;
-    const size_t panel = ml_linear_scratch(widest);
+    const size_t panel = ml_linear_scratch(widest_input(c));
     const size_t attention = ml_attention_scratch(c);
     return panel > attention ? panel : attention;
 }

@@ -51,6 +51,7 @@ struct ml_batch {
     int32_t *busy_experts;  /* {E}: experts that have slots */
     float *slots;           /* {S, D}: inputs of the experts, then their outputs */
     float *gate, *up;       /* {S, F} */
+    uint8_t *whole;         /* {S, ml_whole_bytes(widest of D, H h, F)}: inputs of a product in whole numbers */
 
     float *logits; /* {wanted, V}; grows as it is needed */
     size_t logits_capacity;

@@ -14,7 +14,8 @@ int ml_forward_router(ml_cache *cache, ml_batch *b, int32_t layer) {
     ml_batch_norm(b, w->ffn_norm);
     b->routed_layer = layer;
     if (!c->experts) return ML_OK;
-    ml_linear(&w->router, w->router_bias, b->normed, c->width, b->active_rows, b->router_logits, c->experts);
+    const ml_input normed = {.x = b->normed, .ld = c->width, .columns = b->active_rows};
+    ml_linear(&w->router, w->router_bias, &normed, b->router_logits, c->experts);
     ml_batch_count(b, &w->router, b->active_rows);
     for (int64_t r = 0; r < b->active_rows; r++) {
         float *weights = b->expert_weights + r * c->experts_used;
@@ -62,8 +63,7 @@ static int64_t sort_dense(ml_batch *b) {
 typedef struct expert_work {
     ml_batch *batch;
     const ml_layer *layer;
-    const float *input; /* of slot s at input + s * input_step */
-    int64_t input_step;
+    ml_input input; /* of every slot */
     int64_t panels; /* of one expert */
 } expert_work;
 
@@ -104,12 +104,10 @@ static void run_gate_up(void *arg, int64_t begin, int64_t end, int thread) {
         const expert_panel p = panel_of(work, item, f);
         const ml_matrix gate = matrix_of(&w->gate, w->gate_step, p.expert);
         const ml_matrix up = matrix_of(&w->up, w->up_step, p.expert);
-        const float *x = work->input + p.slot * work->input_step;
+        const ml_input in = ml_input_part(&work->input, gate.cols, p.slot, p.slots);
         float *g = b->gate + p.slot * f, *u = b->up + p.slot * f;
-        ml_linear_rows(&gate, p.begin, p.end, bias_of(w->gate_bias, p.expert, f), x, work->input_step, p.slots, g, f,
-                       ml_scratch(thread));
-        ml_linear_rows(&up, p.begin, p.end, bias_of(w->up_bias, p.expert, f), x, work->input_step, p.slots, u, f,
-                       ml_scratch(thread));
+        ml_linear_rows(&gate, p.begin, p.end, bias_of(w->gate_bias, p.expert, f), &in, g, f, ml_scratch(thread));
+        ml_linear_rows(&up, p.begin, p.end, bias_of(w->up_bias, p.expert, f), &in, u, f, ml_scratch(thread));
         for (int64_t s = 0; s < p.slots; s++) {
             float *row = g + s * f + p.begin;
             const float *up_row = u + s * f + p.begin;
@@ -131,8 +129,9 @@ static void run_down(void *arg, int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; item++) {
         const expert_panel p = panel_of(work, item, d);
         const ml_matrix down = matrix_of(&w->down, w->down_step, p.expert);
-        ml_linear_rows(&down, p.begin, p.end, bias_of(w->down_bias, p.expert, d), b->gate + p.slot * f, f, p.slots,
-                       b->slots + p.slot * d, d, ml_scratch(thread));
+        const ml_input in = ml_input_part(&work->input, f, p.slot, p.slots);
+        ml_linear_rows(&down, p.begin, p.end, bias_of(w->down_bias, p.expert, d), &in, b->slots + p.slot * d, d,
+                       ml_scratch(thread));
     }
 }
 
@@ -192,16 +191,21 @@ int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
     if (status != ML_OK) return status;
     const ml_config *c = &b->model->config;
     const int64_t d = c->width, f = c->ffn_width;
-    expert_work work = {b, &b->model->layers[layer], b->normed, d, 0};
+    const int64_t slots = c->experts ? b->active_rows * c->experts_used : b->active_rows;
+    expert_work work = {.batch = b, .layer = &b->model->layers[layer]};
+    work.input = (ml_input){.x = b->normed, .ld = d, .columns = slots};
     const int64_t busy = c->experts ? sort_slots(b) : sort_dense(b);
     if (b->active_rows == 1) {
-        work.input_step = 0; /* every expert reads the one row */
+        work.input.ld = 0; /* every expert reads the one row */
     } else if (c->experts) {
-        ml_parallel(b->active_rows * c->experts_used, 8, gather_slots, b);
-        work.input = b->slots;
+        ml_parallel(slots, 8, gather_slots, b);
+        work.input.x = b->slots;
     }
+    ml_input_prepare(&work.input, d, b->whole);
     work.panels = (f + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
     ml_parallel(busy * work.panels, 1, run_gate_up, &work);
+    work.input = (ml_input){.x = b->gate, .ld = f, .columns = slots};
+    ml_input_prepare(&work.input, f, b->whole);
     work.panels = (d + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
     ml_parallel(busy * work.panels, 1, run_down, &work);
     ml_parallel(b->active_rows, 4, combine_rows, b);

@@ -79,7 +79,9 @@ int ml_forward_head(ml_cache *cache, ml_batch *b) {
         ml_kernels_get()->rms_norm(b->residual + r * d, m->output_norm, m->config.norm_epsilon,
                                    b->normed + b->row[r].logits * d, d);
     }
-    ml_linear(&m->head, NULL, b->normed, d, b->wanted, b->logits, m->config.vocabulary);
+    ml_input normed = {.x = b->normed, .ld = d, .columns = b->wanted};
+    ml_input_prepare(&normed, d, b->whole);
+    ml_linear(&m->head, NULL, &normed, b->logits, m->config.vocabulary);
     ml_batch_count(b, &m->head, b->wanted);
     return ML_OK;
 }

@@ -119,8 +119,14 @@ static int multiply(const float *x, int64_t n, const ml_tensor *w, const float *
         matrix.stride = k * (int64_t)sizeof(float);
         matrix.dtype = ML_F32;
     }
-    int status = ml_scratch_reserve(ml_linear_scratch(k));
-    if (status == ML_OK) ml_linear(&matrix, bias, x, k, n, y, matrix.rows);
+    ml_input in = {.x = x, .ld = k, .columns = n};
+    uint8_t *whole = ml_alloc_aligned((size_t)n, (size_t)ml_whole_bytes(k));
+    int status = whole ? ml_scratch_reserve(ml_linear_scratch(k)) : ML_E_MEMORY;
+    if (status == ML_OK) {
+        ml_input_prepare(&in, k, whole);
+        ml_linear(&matrix, bias, &in, y, matrix.rows);
+    }
+    free(whole);
     free(own);
     return status;
 }
