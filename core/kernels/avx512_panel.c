@@ -155,6 +155,16 @@ static inline __m512i sum_lanes(const __m512i d[8]) {
     return _mm512_add_epi32(_mm512_shuffle_i32x4(u[0], u[1], 0x88), _mm512_shuffle_i32x4(u[0], u[1], 0xdd));
 }
 
+/* The scales of a block of 16 rows. */
+static inline __attribute__((always_inline)) void look_up(block_scale scale, const uint8_t *const four[4],
+                                                          int64_t stride, float scales[W]) {
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) scales[4 * g + j] = scale(four[g] + j * stride);
+    }
+}
+
 /* 16 rows. What follows them in memory is fetched ahead. Row 4 g + j is addressed as four[g] + j * stride, which keeps
  * all of it in registers. */
 static inline __attribute__((always_inline)) void dot_group(two_rows (*pair)(const uint8_t *, const uint8_t *),
@@ -165,17 +175,13 @@ static inline __attribute__((always_inline)) void dot_group(two_rows (*pair)(con
     const uint8_t *x = column_bytes(column, k);
     const int32_t *sums = column_sums(column, k);
     const uint8_t *four[4] = {w, w + 4 * stride, w + 8 * stride, w + 12 * stride}, *ahead = w + W * stride;
-    _Alignas(64) float row_scales[W];
+    _Alignas(64) float row_scales[2][W]; /* a vector cannot be loaded from what was just stored in pieces */
     __m512 sum = _mm512_setzero_ps();
+    look_up(scale, four, stride, row_scales[0]);
     for (int64_t b = 0; b < k / BLOCK; b++, x += 2 * BLOCK) {
         __m512i dot[8];
         const __m512i h = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)x));
         const __m512i l = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)(x + BLOCK)));
-#pragma GCC unroll 4
-        for (int g = 0; g < 4; g++) {
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) row_scales[4 * g + j] = scale(four[g] + j * stride);
-        }
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
             const int g = i / 4 * 2, j = i % 4;
@@ -185,10 +191,11 @@ static inline __attribute__((always_inline)) void dot_group(two_rows (*pair)(con
         }
 #pragma GCC unroll 4
         for (int g = 0; g < 4; g++) four[g] += bytes;
+        if (b + 1 < k / BLOCK) look_up(scale, four, stride, row_scales[(b + 1) % 2]);
         for (int64_t o = 0; o < W * bytes; o += 64) __builtin_prefetch(ahead + o, 0, 3);
         ahead += W * bytes;
         const __m512i whole = _mm512_sub_epi32(sum_lanes(dot), _mm512_set1_epi32(256 * offset * sums[b]));
-        const __m512 s = _mm512_mul_ps(_mm512_load_ps(row_scales), _mm512_set1_ps(scales[b]));
+        const __m512 s = _mm512_mul_ps(_mm512_load_ps(row_scales[b % 2]), _mm512_set1_ps(scales[b]));
         sum = f_add_scaled(sum, whole, s);
     }
     _mm512_storeu_ps(y, sum);
