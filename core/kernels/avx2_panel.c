@@ -133,9 +133,6 @@ static inline int32_t split_block(const int16_t *q, uint8_t *high, uint8_t *low)
     return sum;
 }
 
-static void dot_mxfp4(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *column, float *y);
-static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *column, float *y);
-
 #include "kernels/panel.h"
 
 /* ---- one column: stored blocks, 8 rows at a time ----
@@ -196,6 +193,8 @@ static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, 
 
 void ml_kernels_avx2_panel(ml_kernels *table) {
     fill(table);
+    table->whole_dot[ML_MXFP4] = dot_mxfp4;
+    table->whole_dot[ML_Q8_0] = dot_q8_0;
 }
 #else
 /* Nothing here for other processors. */

@@ -261,8 +261,6 @@ static double multiply_rounds(int64_t rounds) {
 static void fill(ml_kernels *table) {
     for (int code = 0; code < 256; code++) e8m0_half[code] = 0.5f * ml_e8m0_to_f32((uint8_t)code);
     table->whole_quantize = quantize;
-    table->whole_dot[ML_MXFP4] = dot_mxfp4;
-    table->whole_dot[ML_Q8_0] = dot_q8_0;
     table->whole_multiply = whole_multiply;
     table->multiply_rounds = multiply_rounds;
 }
