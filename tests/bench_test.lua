@@ -5,26 +5,11 @@ local moonloom = require "moonloom"
 local peer = require "moonloom.peer"
 local prompts = require "helpers.prompt"
 local recipe = require "moonloom.recipe"
+local run = require "helpers.command"
 local statistics = require "moonloom.statistics"
 local yardsticks = require "moonloom.yardsticks"
 
-local COMMAND = (os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build") .. "/moonloom"
 local bench = recipe.get("bench")
-
--- Runs moonloom with these words. Returns standard output, standard error, and the exit code.
-local function run(words)
-    local err = os.tmpname()
-    local out = os.tmpname()
-    local code = os.execute(("%s %s >%s 2>%s </dev/null"):format(COMMAND, words, out, err))
-    local texts = {}
-    for i, path in ipairs { out, err } do
-        local file = assert(io.open(path))
-        texts[i] = file:read("*a")
-        file:close()
-        os.remove(path)
-    end
-    return texts[1], texts[2], math.floor(code / 256)
-end
 
 -- f(path) with a file of that text.
 local function with_file(text, f)

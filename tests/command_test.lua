@@ -1,28 +1,7 @@
 -- The command line as scripts use it: JSON alone on standard output, errors on standard error, exit codes.
 local json = require "moonloom.json"
 
-local COMMAND = (os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build") .. "/moonloom"
-
-local function quote(word)
-    return "'" .. word:gsub("'", "'\\''") .. "'"
-end
-
--- Runs moonloom with these words. Returns standard output, standard error, and the exit code.
-local function run(words, input)
-    local quoted = {}
-    for i, word in ipairs(words) do quoted[i] = quote(word) end
-    local out, err = os.tmpname(), os.tmpname()
-    local code = os.execute(("printf %%s %s | %s %s >%s 2>%s"):format(quote(input or ""), COMMAND,
-        table.concat(quoted, " "), out, err))
-    local texts = {}
-    for i, path in ipairs { out, err } do
-        local file = assert(io.open(path))
-        texts[i] = file:read("*a")
-        file:close()
-        os.remove(path)
-    end
-    return texts[1], texts[2], math.floor(code / 256)
-end
+local run = require "helpers.command"
 
 -- The one JSON object that standard output must be.
 local function object(words, input)
