@@ -9,8 +9,9 @@
 typedef void (*ml_task)(void *arg, int64_t begin, int64_t end, int thread);
 
 /* Runs `task` over items [0, count), handed out in runs of `grain` (the last may be shorter), on all threads, and
- * returns when all are done. The runs do not depend on the number of threads, so neither do results. Threads take
- * runs as they come free; a region inside a region runs on its own thread alone. */
+ * returns when all are done. The runs do not depend on the number of threads, so neither do results. Each
+ * thread begins with an equal share of neighbouring runs and then helps the others; one that is not awake is not waited
+ * for. A region inside a region runs on its own thread alone. */
 void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg);
 
 /* Makes sure that every thread has at least `bytes` of scratch. Not inside a region. ML_E_MEMORY on failure. */

@@ -122,17 +122,6 @@ static inline void b_arrange(const block32 row[W], int16_t *to, int64_t ld) {
     }
 }
 
-static inline int32_t split_block(const int16_t *q, uint8_t *high, uint8_t *low) {
-    int32_t sum = 0;
-    for (int i = 0; i < 32; i++) {
-        const int top = q[i] >> 8;
-        high[i] = (uint8_t)top;
-        low[i] = (uint8_t)q[i];
-        sum += top;
-    }
-    return sum;
-}
-
 #include "kernels/panel.h"
 
 /* ---- one column: stored blocks, 8 rows at a time ----

@@ -100,13 +100,6 @@ static inline void b_arrange(const block32 row[W], int16_t *to, int64_t ld) {
     }
 }
 
-static inline int32_t split_block(const int16_t *q, uint8_t *high, uint8_t *low) {
-    const __m512i v = _mm512_loadu_si512(q), top = _mm512_srai_epi16(v, 8);
-    _mm256_storeu_si256((__m256i *)(void *)high, _mm512_cvtepi16_epi8(top));
-    _mm256_storeu_si256((__m256i *)(void *)low, _mm512_cvtepi16_epi8(v));
-    return _mm512_reduce_add_epi32(_mm512_madd_epi16(top, _mm512_set1_epi16(1)));
-}
-
 #include "kernels/panel.h"
 
 /* ---- one column: stored MXFP4 blocks, 16 rows at a time ----
@@ -117,6 +110,27 @@ static inline int32_t split_block(const int16_t *q, uint8_t *high, uint8_t *low)
  * row's f32 sum takes the same steps as in a tile. */
 
 enum { RAISE = 12 };
+
+/* 32 high bytes and 32 low bytes a block, behind the scales of a column; behind them the sums. */
+static inline uint8_t *column_bytes(const void *column, int64_t k) {
+    return (uint8_t *)column + k * 2 + k / BLOCK * 4;
+}
+static inline int32_t *column_sums(const void *column, int64_t k) {
+    return (int32_t *)(void *)(column_bytes(column, k) + k * 2);
+}
+
+static void quantize_and_split(const float *x, int64_t k, void *column) {
+    quantize(x, k, column);
+    const int16_t *q = column_values(column);
+    uint8_t *bytes = column_bytes(column, k);
+    int32_t *sums = column_sums(column, k);
+    for (int64_t b = 0; b < k / BLOCK; b++, bytes += 2 * BLOCK) {
+        const __m512i v = _mm512_loadu_si512(q + b * BLOCK), high = _mm512_srai_epi16(v, 8);
+        _mm256_storeu_si256((__m256i *)(void *)bytes, _mm512_cvtepi16_epi8(high));
+        _mm256_storeu_si256((__m256i *)(void *)(bytes + BLOCK), _mm512_cvtepi16_epi8(v));
+        sums[b] = _mm512_reduce_add_epi32(_mm512_madd_epi16(high, _mm512_set1_epi16(1)));
+    }
+}
 
 /* The bytes of a block of two rows, w and w + RAISE. */
 typedef struct two_rows {
@@ -198,6 +212,7 @@ static void dot_mxfp4(const uint8_t *w, int64_t stride, int64_t rows, int64_t k,
 /* Q8_0 stays with the AVX2 kernel: bound by memory, it streams 8 rows better than this one 16 (measured on Zen 5). */
 void ml_kernels_avx512_panel(ml_kernels *table) {
     fill(table);
+    table->whole_quantize = quantize_and_split;
     table->whole_dot[ML_MXFP4] = dot_mxfp4;
 }
 #else

@@ -18,9 +18,9 @@ enum {
     ML_WHOLE_SCRATCH = ML_WHOLE_CHUNK * (32 * 2 + 32 * 4 / ML_WHOLE_BLOCK) + 4096
 };
 
-/* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then the values once more as high
- * and low bytes and the sum of the high ones a block. A multiple of 64, and columns do not follow at multiples of 4
- * KiB, where they would crowd the same sets of the L1 cache. */
+/* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then room for the values as
+ * high and low bytes and the sum of the high ones a block (avx512 fills it). A multiple of 64, and columns do not
+ * follow at multiples of 4 KiB, where they would crowd the same sets of the L1 cache. */
 static inline int64_t ml_whole_bytes(int64_t k) {
     const int64_t bytes = (k * 4 + k / ML_WHOLE_BLOCK * 8 + 63) / 64 * 64;
     return bytes % 4096 == 0 ? bytes + 64 : bytes;

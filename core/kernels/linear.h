@@ -35,9 +35,10 @@ enum { ML_LINEAR_PANEL = 32 };
 size_t ml_linear_scratch(int64_t cols);
 
 /* y[c*ldy + r] = dot(row r of w, column c) + bias[r], for r in [begin, end) and every column of `in`; bias may be NULL.
- * Runs on the calling thread; `scratch` as ml_linear_scratch() says, 64-byte aligned. Few columns use the dot kernels
- * on stored blocks; many use whole-number panels where `in` is prepared and the weights are quantised, else they decode
- * a panel of rows once and multiply it with OpenBLAS (a plain loop under MOONLOOM_ISA=scalar). */
+ * Runs on the calling thread; `scratch` as ml_linear_scratch() says, 64-byte aligned. Where `in` is prepared
+ * and the dtype has whole-number kernels, those multiply. Else few columns, and plain dtypes with any number, use the
+ * dot kernels on stored blocks; for many columns a panel of rows is decoded once and multiplied with OpenBLAS (a plain
+ * loop under MOONLOOM_ISA=scalar). */
 void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const ml_input *in, float *y,
                     int64_t ldy, float *scratch);
 

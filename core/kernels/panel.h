@@ -17,8 +17,7 @@
  *   block32          32 int16 in registers: b_widen(bytes) from int8, b_codes(bytes, values) from 16 bytes of codes of
  *                    four bits (low nibbles first) and the value of each
  *   b_dot(b, x)      the sum of 32 products with int16
- *   b_arrange(b, to, ld)   W blocks, one a row, to 16 vectors of pairs, one lane a row; vector p at to + p * ld
- *   split_block(q, high, low)   32 int16 to their high and low bytes; returns the sum of the high ones */
+ *   b_arrange(b, to, ld)   W blocks, one a row, to 16 vectors of pairs, one lane a row; vector p at to + p * ld */
 #include "base/memory.h"
 #include "kernels/kernels.h"
 #include "tensor/blocks.h"
@@ -36,24 +35,14 @@ static inline int16_t *column_values(const void *column) {
 static inline float *column_scales(const void *column, int64_t k) {
     return (float *)(void *)((uint8_t *)column + k * 2);
 }
-/* 32 high bytes and 32 low bytes a block. */
-static inline uint8_t *column_bytes(const void *column, int64_t k) {
-    return (uint8_t *)column + k * 2 + k / BLOCK * 4;
-}
-static inline int32_t *column_sums(const void *column, int64_t k) {
-    return (int32_t *)(void *)(column_bytes(column, k) + k * 2);
-}
 
 static void quantize(const float *x, int64_t k, void *column) {
     int16_t *q = column_values(column);
     float *scales = column_scales(column, k);
-    uint8_t *bytes = column_bytes(column, k);
-    int32_t *sums = column_sums(column, k);
     for (int64_t b = 0; b < k / BLOCK; b++) {
         const float top = top32(x + b * BLOCK);
         to_int16(x + b * BLOCK, top > 0 ? 32767.0f / top : 0.0f, q + b * BLOCK);
         scales[b] = top / 32767.0f;
-        sums[b] = split_block(q + b * BLOCK, bytes + b * 2 * BLOCK, bytes + b * 2 * BLOCK + BLOCK);
     }
 }
 
