@@ -11,16 +11,18 @@
 
 /* ---- single elements -------------------------------------------------------------------------- */
 
+typedef union plain_element {
+    float f32;
+    double f64;
+    uint16_t bits;
+    int8_t i8;
+    int16_t i16;
+    int32_t i32;
+    int64_t i64;
+} plain_element;
+
 static double read_plain(int dtype, const uint8_t *p) {
-    union {
-        float f32;
-        double f64;
-        uint16_t bits;
-        int8_t i8;
-        int16_t i16;
-        int32_t i32;
-        int64_t i64;
-    } u;
+    plain_element u;
     memcpy(&u, p, (size_t)ml_dtype_bytes(dtype));
     switch (dtype) {
     case ML_F32:
@@ -63,15 +65,7 @@ static int64_t whole(double value, int bits) {
 }
 
 static void write_plain(int dtype, uint8_t *p, double value) {
-    union {
-        float f32;
-        double f64;
-        uint16_t bits;
-        int8_t i8;
-        int16_t i16;
-        int32_t i32;
-        int64_t i64;
-    } u;
+    plain_element u;
     switch (dtype) {
     case ML_F32:
         u.f32 = (float)value;
