@@ -372,6 +372,45 @@ void ml_model_config(const ml_model *model, ml_config *out);
  * of the embedding. */
 int64_t ml_model_bytes_per_token(const ml_model *model);
 
+/* ---- memory pools: where cache pages come from ------------------------------------------------ */
+
+typedef struct ml_pool ml_pool;
+
+/* reserved = used + lost + free_pages + free_blocks. All in bytes. */
+typedef struct ml_pool_info {
+    int64_t budget;        /* of `reserved`; 0: none */
+    int64_t reserved;      /* what the pool has from the system (resident once it is written to) */
+    int64_t reserved_peak; /* the most it ever had */
+    int64_t used;          /* taken, as it was asked for */
+    int64_t used_peak;     /* the most that ever was */
+    int64_t pieces;        /* number of pieces taken */
+    int64_t free_pages;    /* in blocks that are cut into pages of some size, for pieces of that size */
+    int64_t free_blocks;   /* for pieces of any size */
+    int64_t largest_block; /* the largest of these blocks */
+    int64_t lost;          /* by rounding up */
+    double fragmentation;  /* share of `reserved` that is not used */
+} ml_pool_info;
+
+/* An empty pool that never has more than `budget` bytes from the system; 0: no limit. The calls of a pool may come from
+ * any thread. */
+int ml_pool_create(int64_t budget, ml_pool **out);
+/* Releases the pool and all that was taken from it. */
+void ml_pool_free(ml_pool *pool);
+/* Changes the budget; one below what the pool has only keeps it from growing. */
+int ml_pool_budget(ml_pool *pool, int64_t budget);
+/* Announces pieces of exactly `bytes`: they are rounded up to a multiple of 64 only, other sizes by up to 1/16. At most
+ * 64 sizes. */
+int ml_pool_size(ml_pool *pool, int64_t bytes);
+/* Takes a piece of 1 to 32 MiB bytes, aligned to 64, with anything in it. ML_E_MEMORY if the budget or the system has
+ * no more. */
+int ml_pool_take(ml_pool *pool, int64_t bytes, void **out);
+/* Gives a piece back, `bytes` as it was taken. NULL is fine; ML_E_ARGUMENT for what is not taken. An arena of which
+ * nothing is taken goes back to the system, but for one. */
+int ml_pool_give(ml_pool *pool, void *data, int64_t bytes);
+/* Gives that one back, too. */
+void ml_pool_trim(ml_pool *pool);
+void ml_pool_stats(ml_pool *pool, ml_pool_info *out);
+
 /* ---- KV cache --------------------------------------------------------------------------------- */
 
 typedef struct ml_cache ml_cache;

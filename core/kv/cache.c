@@ -28,8 +28,13 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
     cache->head_dim = model->config.head_dim;
     cache->vector_bytes = (int64_t)cache->head_dim * ml_dtype_bytes(dtype);
     cache->page_bytes = cache->vector_bytes * ML_PAGE_TOKENS * cache->kv_heads * 2;
-    cache->slab_pages = (size_t)cache->layers; /* what 64 tokens need */
     ml_model_retain(model);
+    int status = ml_pool_create(0, &cache->pool);
+    if (status == ML_OK) status = ml_pool_size(cache->pool, cache->page_bytes);
+    if (status != ML_OK) {
+        ml_cache_free(cache);
+        return status;
+    }
     *out = cache;
     return ML_OK;
 }
@@ -40,9 +45,9 @@ void ml_cache_free(ml_cache *cache) {
     while (cache->slabs) {
         ml_slab *slab = cache->slabs;
         cache->slabs = slab->next;
-        free(slab->data);
         free(slab);
     }
+    ml_pool_free(cache->pool);
     free(cache->sequences);
     ml_model_free(cache->model);
     free(cache);
@@ -54,41 +59,35 @@ int64_t ml_cache_bytes(const ml_cache *cache) {
 
 /* ---- pages ---- */
 
-enum { SLAB_BYTES = 32 << 20 };
+enum { SLAB_PAGES = 256 };
 
-/* Adds a slab of free pages, twice as large as the last up to SLAB_BYTES. */
+/* Adds a slab of descriptors. */
 static int add_slab(ml_cache *cache) {
-    const size_t bytes = (size_t)cache->page_bytes, count = cache->slab_pages;
-    ml_slab *slab = ml_calloc(1, sizeof *slab + count * sizeof *slab->pages);
+    ml_slab *slab = ml_calloc(1, sizeof *slab + SLAB_PAGES * sizeof *slab->pages);
     if (!slab) return ML_E_MEMORY;
-    slab->data = ml_alloc_aligned(count, bytes);
-    if (!slab->data) {
-        free(slab);
-        return ML_E_MEMORY;
-    }
-    ml_memory_huge(slab->data, count * bytes);
-    for (size_t i = count; i-- > 0;) {
-        slab->pages[i] = (ml_page){.next = cache->free_pages, .data = slab->data + i * bytes};
+    for (size_t i = SLAB_PAGES; i-- > 0;) {
+        slab->pages[i].next = cache->free_pages;
         cache->free_pages = &slab->pages[i];
     }
     slab->next = cache->slabs;
     cache->slabs = slab;
-    if (count * bytes * 2 <= SLAB_BYTES) cache->slab_pages = count * 2;
     return ML_OK;
 }
 
 static ml_page *page_take(ml_cache *cache) {
+    void *data;
     if (!cache->free_pages && add_slab(cache) != ML_OK) return NULL;
+    if (ml_pool_take(cache->pool, cache->page_bytes, &data) != ML_OK) return NULL;
     ml_page *page = cache->free_pages;
     cache->free_pages = page->next;
-    page->next = NULL;
-    page->references = 1;
+    *page = (ml_page){.references = 1, .data = data};
     cache->pages_used++;
     return page;
 }
 
 static void page_release(ml_cache *cache, ml_page *page) {
     if (--page->references > 0) return;
+    ml_pool_give(cache->pool, page->data, cache->page_bytes);
     page->next = cache->free_pages;
     cache->free_pages = page;
     cache->pages_used--;

@@ -15,10 +15,9 @@ typedef struct ml_page {
     uint8_t *data;        /* page_bytes, 64-byte aligned */
 } ml_page;
 
-/* Pages are made by the slab, large enough for huge pages: a step of decoding reads them all. */
+/* Descriptors of pages are made by the slab. */
 typedef struct ml_slab {
     struct ml_slab *next;
-    uint8_t *data; /* of all its pages */
     ml_page pages[];
 } ml_slab;
 
@@ -40,9 +39,9 @@ struct ml_cache {
     uint64_t epoch; /* a number never used before, whenever lengths or pages change */
     ml_sequence *sequences;
     size_t count, capacity;
+    ml_pool *pool; /* of the pages' data */
     ml_slab *slabs;
-    size_t slab_pages; /* of the next slab */
-    ml_page *free_pages;
+    ml_page *free_pages; /* descriptors without data */
     int64_t pages_used;
 };
 
