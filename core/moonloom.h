@@ -59,6 +59,8 @@ double ml_time_now(void);
 int64_t ml_memory_peak(void);
 /* Resident memory of this process now, in bytes, mapped files included. */
 int64_t ml_memory_resident(void);
+/* XXH64 of `bytes` bytes (Cyan4973/xxHash, doc/xxhash_spec.md). */
+uint64_t ml_hash(const void *data, int64_t bytes, uint64_t seed);
 /* Name of the CPU as it tells it itself. */
 const char *ml_cpu_name(void);
 /* Instruction set of the kernels in use: "scalar", "avx2" or "avx512". Chosen once from cpuid, or by
@@ -433,6 +435,21 @@ int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position);
 int ml_sequence_free(ml_cache *cache, int32_t sequence);
 /* Tokens committed to the sequence, or ML_E_ARGUMENT. */
 int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence);
+/* The ids of these tokens. Owned by the cache, until the sequence changes. NULL if there is no such sequence, or it is
+ * empty. */
+const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence);
+
+/* Prefixes: pages that sequences leave behind when they are freed or rewound stay known by their tokens, up to `bytes`
+ * of pages that no sequence shows; then the least recently used go. 0 (as in a new cache) turns this off. */
+int ml_cache_keep(ml_cache *cache, int64_t bytes);
+/* Bytes of pages that only prefixes show; ml_cache_bytes() counts them too. */
+int64_t ml_cache_kept(const ml_cache *cache);
+/* Before `count` ids are fed to a sequence: shows as many of them as stand in another sequence or among the prefixes
+ * behind the same tokens, by sharing pages copy-on-write, and `adopted` receives how many; feed the rest. Only what
+ * ml_forward() computed with the instruction set in use is taken (not a pass in steps, which may have been changed), so
+ * with plain pages the result is that of feeding, to the bit. Leave the last token out of `count` if its logits are
+ * wanted. Nothing is adopted where prefixes are off. */
+int ml_cache_adopt(ml_cache *cache, int32_t sequence, const int32_t *ids, int64_t count, int64_t *adopted);
 
 /* ---- forward ---------------------------------------------------------------------------------- */
 

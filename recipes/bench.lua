@@ -309,7 +309,7 @@ function M.run(args, door)
         io.stdout:write(line, "\n")
         io.stdout:flush()
     end
-    local base = model:session()
+    local base = model:session { prefixes = false }
     interrupt.finally(function()
         -- Ctrl-C ends it with what is there.
         result.interrupted = not interrupt.catch(measure_all, result, cases, base, args.reps, say)

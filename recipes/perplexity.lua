@@ -44,7 +44,7 @@ function M.run(args)
     local context = args.context or math.min(model:config().context, 512)
     local ids, bos = model:tokenize(text, { special = false }), model:tokenize("", { bos = true })[1]
     local bar = progress.start { label = "perplexity", total = #ids, unit = "tokens" }
-    local session = model:session { cache = args.cache }
+    local session = model:session { cache = args.cache, prefixes = false }
     local count, sum, first = 0, 0, 1
     while first <= #ids do
         local list, after = window(ids, first, bos, context)

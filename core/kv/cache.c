@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "kv/prefix.h"
 #include "model/model.h"
 #include "tensor/dtype.h"
 
@@ -41,6 +42,7 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
 
 void ml_cache_free(ml_cache *cache) {
     if (!cache) return;
+    ml_prefixes_free(cache);
     for (size_t i = 0; i < cache->count; i++) ml_sequence_free(cache, (int32_t)i);
     while (cache->slabs) {
         ml_slab *slab = cache->slabs;
@@ -77,7 +79,9 @@ static int add_slab(ml_cache *cache) {
 static ml_page *page_take(ml_cache *cache) {
     void *data;
     if (!cache->free_pages && add_slab(cache) != ML_OK) return NULL;
-    if (ml_pool_take(cache->pool, cache->page_bytes, &data) != ML_OK) return NULL;
+    while (ml_pool_take(cache->pool, cache->page_bytes, &data) != ML_OK) {
+        if (!ml_prefix_forget(cache)) return NULL;
+    }
     ml_page *page = cache->free_pages;
     cache->free_pages = page->next;
     *page = (ml_page){.references = 1, .data = data};
@@ -85,8 +89,15 @@ static ml_page *page_take(ml_cache *cache) {
     return page;
 }
 
-static void page_release(ml_cache *cache, ml_page *page) {
-    if (--page->references > 0) return;
+void ml_page_hold(ml_cache *cache, ml_page *page) {
+    if (page->references++ == page->kept) cache->pages_kept--;
+}
+
+void ml_page_release(ml_cache *cache, ml_page *page) {
+    if (--page->references > 0) {
+        if (page->references == page->kept) cache->pages_kept++;
+        return;
+    }
     ml_pool_give(cache->pool, page->data, cache->page_bytes);
     page->next = cache->free_pages;
     cache->free_pages = page;
@@ -100,7 +111,7 @@ static size_t pages_for(int64_t tokens) {
 /* Drops the pages that none of the first `tokens` tokens needs. */
 static void trim(ml_cache *cache, ml_sequence *sequence, int64_t tokens) {
     const size_t keep = pages_for(tokens), layers = (size_t)cache->layers;
-    for (size_t i = keep * layers; i < sequence->page_count * layers; i++) page_release(cache, sequence->pages[i]);
+    for (size_t i = keep * layers; i < sequence->page_count * layers; i++) ml_page_release(cache, sequence->pages[i]);
     if (keep < sequence->page_count) sequence->page_count = keep;
 }
 
@@ -147,31 +158,72 @@ int ml_sequence_fork(ml_cache *cache, int32_t sequence, int64_t position, int32_
     if (status != ML_OK) return status;
     const ml_sequence *from = &cache->sequences[sequence];
     ml_sequence *to = &cache->sequences[number];
-    const size_t pointers = pages_for(position) * (size_t)cache->layers;
-    void *block = NULL;
-    status = ml_grow(&block, &to->capacity, pointers, sizeof(ml_page *));
+    status = ml_sequence_share(cache, to, from->pages, from->ids, position);
     if (status != ML_OK) {
-        to->used = 0;
+        ml_sequence_free(cache, number);
         return status;
     }
-    to->pages = block;
-    for (size_t i = 0; i < pointers; i++) {
-        to->pages[i] = from->pages[i];
-        to->pages[i]->references++;
-    }
-    to->page_count = pages_for(position);
-    to->length = position;
+    to->sound = position < from->sound ? position : from->sound;
+    to->isa = from->isa;
     *out = number;
     return ML_OK;
+}
+
+/* Room for the ids and pages of `tokens` tokens. */
+static int grow_sequence(const ml_cache *cache, ml_sequence *sequence, int64_t tokens) {
+    void *ids = sequence->ids, *pages = sequence->pages;
+    int status = ml_grow(&ids, &sequence->ids_capacity, (size_t)tokens, sizeof *sequence->ids);
+    sequence->ids = ids;
+    if (status != ML_OK) return status;
+    status = ml_grow(&pages, &sequence->capacity, pages_for(tokens) * (size_t)cache->layers, sizeof(ml_page *));
+    sequence->pages = pages;
+    return status;
+}
+
+int ml_sequence_share(ml_cache *cache, ml_sequence *sequence, ml_page *const *pages, const int32_t *ids,
+                      int64_t tokens) {
+    int status = grow_sequence(cache, sequence, tokens);
+    if (status != ML_OK) return status;
+    const size_t pointers = pages_for(tokens) * (size_t)cache->layers;
+    for (size_t i = 0; i < pointers; i++) {
+        sequence->pages[i] = pages[i];
+        ml_page_hold(cache, pages[i]);
+    }
+    if (tokens) memcpy(sequence->ids, ids, (size_t)tokens * sizeof *ids);
+    sequence->page_count = pages_for(tokens);
+    sequence->length = tokens;
+    return ML_OK;
+}
+
+void ml_sequence_append(ml_sequence *sequence, int32_t id, int whole) {
+    const char *isa = ml_kernels_get()->isa;
+    if (sequence->sound == 0) sequence->isa = isa;
+    if (whole && sequence->sound == sequence->length && sequence->isa == isa) sequence->sound++;
+    sequence->ids[sequence->length++] = id;
+}
+
+const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence) {
+    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    return s ? s->ids : NULL;
 }
 
 int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position) {
     ml_sequence *s = sequence_at(cache, sequence, position, "rewind");
     if (!s) return ML_E_ARGUMENT;
+    if (pages_for(position) < (size_t)(s->length / ML_PAGE_TOKENS)) ml_prefix_keep(cache, s, 0);
     s->length = position;
+    if (s->sound > position) s->sound = position;
     trim(cache, s, position);
+    ml_prefix_settle(cache);
     ml_cache_changed(cache);
     return ML_OK;
+}
+
+void ml_sequence_release(ml_cache *cache, ml_sequence *sequence) {
+    trim(cache, sequence, 0);
+    free(sequence->pages);
+    free(sequence->ids);
+    *sequence = (ml_sequence){0};
 }
 
 int ml_sequence_free(ml_cache *cache, int32_t sequence) {
@@ -179,9 +231,9 @@ int ml_sequence_free(ml_cache *cache, int32_t sequence) {
         return ml_error(ML_E_ARGUMENT, "the cache has no sequence %d", sequence);
     }
     ml_sequence *s = &cache->sequences[sequence];
-    trim(cache, s, 0);
-    free(s->pages);
-    *s = (ml_sequence){0};
+    ml_prefix_keep(cache, s, 1);
+    ml_sequence_release(cache, s);
+    ml_prefix_settle(cache);
     ml_cache_changed(cache);
     return ML_OK;
 }
@@ -200,7 +252,7 @@ static int unshare(ml_cache *cache, ml_sequence *sequence, size_t slot) {
     ml_page *own = page_take(cache);
     if (!own) return ML_E_MEMORY;
     memcpy(own->data, shared->data, (size_t)cache->page_bytes);
-    page_release(cache, shared);
+    ml_page_release(cache, shared);
     sequence->pages[slot] = own;
     return ML_OK;
 }
@@ -212,7 +264,7 @@ static int append_pages(ml_cache *cache, ml_sequence *sequence) {
     for (size_t l = 0; l < layers; l++) {
         pages[l] = page_take(cache);
         if (!pages[l]) {
-            while (l-- > 0) page_release(cache, pages[l]);
+            while (l-- > 0) ml_page_release(cache, pages[l]);
             return ML_E_MEMORY;
         }
         memset(pages[l]->data, 0, (size_t)cache->page_bytes);
@@ -247,9 +299,7 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
     const size_t layers = (size_t)cache->layers;
     const int64_t begin = sequence->length, end = begin + count;
     ml_cache_changed(cache);
-    void *block = sequence->pages;
-    int status = ml_grow(&block, &sequence->capacity, pages_for(end) * layers, sizeof(ml_page *));
-    sequence->pages = block;
+    int status = grow_sequence(cache, sequence, end);
     for (int64_t token = begin; status == ML_OK && token < end;) {
         const size_t page = (size_t)(token / ML_PAGE_TOKENS);
         const int64_t page_begin = (int64_t)page * ML_PAGE_TOKENS;

@@ -10,7 +10,8 @@
  * ML_PAGE_TOKENS} of the cache's dtype, so that the scores of neighbouring tokens lie side by side, then for each KV
  * head values {ML_PAGE_TOKENS, head_dim}. */
 typedef struct ml_page {
-    int32_t references;   /* sequences that show this page */
+    int32_t references;   /* sequences and kept prefixes that show this page */
+    int32_t kept;         /* the kept prefixes of them */
     struct ml_page *next; /* in the free list */
     uint8_t *data;        /* page_bytes, 64-byte aligned */
 } ml_page;
@@ -21,6 +22,8 @@ typedef struct ml_slab {
     ml_page pages[];
 } ml_slab;
 
+typedef struct ml_prefixes ml_prefixes; /* see kv/prefix.c */
+
 typedef struct ml_sequence {
     int used;
     int64_t length;    /* tokens committed */
@@ -28,6 +31,10 @@ typedef struct ml_sequence {
     ml_page **pages;   /* {page_count, layers}: page i of layer l at i * layers + l */
     size_t page_count; /* pages a layer; may reach past `length` while a forward pass is under way */
     size_t capacity;   /* of `pages`, in pointers */
+    int32_t *ids;      /* {length}: the tokens */
+    size_t ids_capacity;
+    int64_t sound;      /* tokens from the first on that whole forward passes of one instruction set computed */
+    const char *isa;    /* its name, of that very pointer; NULL while sound is 0 */
 } ml_sequence;
 
 struct ml_cache {
@@ -43,12 +50,25 @@ struct ml_cache {
     ml_slab *slabs;
     ml_page *free_pages; /* descriptors without data */
     int64_t pages_used;
+    ml_prefixes *prefixes; /* what closed sequences leave behind, or NULL: nothing */
+    int64_t pages_kept;    /* pages that only prefixes show */
 };
 
 /* The sequence of that number, or NULL with ml_last_error() set. */
 ml_sequence *ml_cache_sequence(const ml_cache *cache, int32_t number);
 /* Marks a change: a forward pass under way on the cache is void. */
 void ml_cache_changed(ml_cache *cache);
+/* One more holder of a page; one less, and the page is free after the last. */
+void ml_page_hold(ml_cache *cache, ml_page *page);
+void ml_page_release(ml_cache *cache, ml_page *page);
+/* Makes the empty sequence show the first `tokens` of the pages {pages, layers} and take their ids. ML_E_MEMORY leaves
+ * it empty. */
+int ml_sequence_share(ml_cache *cache, ml_sequence *sequence, ml_page *const *pages, const int32_t *ids,
+                      int64_t tokens);
+/* Gives back all that a sequence holds and leaves it zeroed. */
+void ml_sequence_release(ml_cache *cache, ml_sequence *sequence);
+/* Adds the token of a row whose keys and values stand in every layer; `whole` if an ml_forward() computed it. */
+void ml_sequence_append(ml_sequence *sequence, int32_t id, int whole);
 /* Makes room for `count` tokens after the sequence's length: pages that only it shows, zeroed there. ML_E_MEMORY leaves
  * the sequence as it was. */
 int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count);

@@ -31,6 +31,7 @@ struct ml_batch {
     /* The pass under way, from ml_forward_embed() on. */
     uint64_t epoch; /* of the cache after its pages were reserved; 0: none */
     int64_t active_rows;
+    int whole_pass;       /* ml_forward() ran all of it: nobody can have changed what passed through */
     int32_t routed_layer; /* whose router ran last, or -1 */
     ml_work work;
 

@@ -53,6 +53,7 @@ static void embed_rows(void *arg, int64_t begin, int64_t end, int thread) {
 int ml_forward_embed(ml_cache *cache, ml_batch *b) {
     b->epoch = 0;
     b->active_rows = 0;
+    b->whole_pass = 0;
     b->routed_layer = -1;
     if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
     int status = check_rows(cache, b);
@@ -90,7 +91,9 @@ int ml_forward_commit(ml_cache *cache, ml_batch *b) {
     if (b->epoch != cache->epoch || b->active_rows != b->rows) {
         return ml_error(ML_E_ARGUMENT, "nothing to commit: no forward pass is under way on this batch and cache");
     }
-    for (int64_t r = 0; r < b->rows; r++) cache->sequences[b->row[r].sequence].length++;
+    for (int64_t r = 0; r < b->rows; r++) {
+        ml_sequence_append(&cache->sequences[b->row[r].sequence], b->row[r].token, b->whole_pass);
+    }
     ml_cache_changed(cache);
     return ML_OK;
 }
@@ -101,5 +104,6 @@ int ml_forward(ml_cache *cache, ml_batch *batch) {
         status = ml_forward_layer(cache, batch, l);
     }
     if (status == ML_OK) status = ml_forward_head(cache, batch);
+    batch->whole_pass = status == ML_OK;
     return status == ML_OK ? ml_forward_commit(cache, batch) : status;
 }

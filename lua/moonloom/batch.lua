@@ -47,17 +47,16 @@ function Batch:clear()
     return self
 end
 
---- Adds token `id` as the next one of `session`. Returns the row, from 1. All sessions of a batch share one cache:
---- they are forks of one another (session:fork(0) gives an empty one).
+--- Adds token `id` as the next one of `session`. Returns the row, from 1. All sessions of a batch share one cache, as
+--- those of one model and kind do, unless they were made with prefixes = false: then only forks of one another.
 function Batch:add(session, id, want_logits)
     local cache = session:shared_cache()
     if self.cache and self.cache ~= cache then
-        error("the sessions of a batch must share one cache: fork them from one session (fork(0) is empty)", 2)
+        error("the sessions of a batch must share one cache: be of one model and kind, or forks of one session", 2)
     end
     local added = self.added[session] or 0
     local position = session.position + added
     check(C.ml_batch_add(self._handle, id, position, session.sequence, want_logits and 1 or 0))
-    session:note(position, id)
     self.cache, self.added[session] = cache, added + 1
     return self:rows()
 end

@@ -1,6 +1,7 @@
 --- A session: one timeline of tokens in a model's cache. Rewind it, fork it, go on.
 --
 -- The cache is the truth: session.position tokens are in it, whatever was interrupted, and session:tokens() are those.
+-- It is shared by the sessions of a model: one that begins like another starts where the two part.
 local ffi = require "ffi"
 local ml = require "moonloom.ffi"
 local C, check = ml.C, ml.check
@@ -12,48 +13,62 @@ local CHUNK, CHUNK_WITH_LOGITS, LARGE_VOCABULARY = 512, 64, 16384
 
 local Session = {}
 
--- ---- the cache that a session and its forks share; it goes with the last of them
+-- ---- the cache that the sessions of a model share; it goes with the last of them and the model
 
 local Cache = {}
 Cache.__index = Cache
 
 local dtypes = { bf16 = C.ML_BF16, f32 = C.ML_F32 }
 
-local function new_cache(model, kind)
+local function new_cache(model, kind, kept)
     local dtype = dtypes[kind] or error(("a cache is bf16 or f32, not '%s'"):format(tostring(kind)), 0)
     local out = ffi.new("ml_cache *[1]")
     check(C.ml_cache_create(model:handle(), dtype, out))
-    return setmetatable({ handle = out[0], model = model, kind = kind, sessions = 0 }, Cache)
+    local status = C.ml_cache_keep(out[0], kept)
+    if status ~= C.ML_OK then C.ml_cache_free(out[0]) end
+    check(status)
+    return setmetatable({ handle = out[0], kind = kind, users = 0 }, Cache)
 end
 
-function Cache:leave(sequence)
-    C.ml_sequence_free(self.handle, sequence)
-    self.sessions = self.sessions - 1
-    if self.sessions == 0 then
+-- Must not lead to the model or a session: finalizers hold the cache.
+function Cache:leave()
+    self.users = self.users - 1
+    if self.users == 0 then
         C.ml_cache_free(self.handle)
         self.handle = nil
     end
 end
 
-local function new_session(model, cache, sequence, ids)
-    cache.sessions = cache.sessions + 1
-    local self = setmetatable({ model = model, sequence = sequence, ids = ids, _cache = cache }, Session)
+--- The cache of that kind which all sessions of `model` share, made on demand. The model holds it with what it returns
+--- second: give that to ffi.gc() to let go.
+function M.shared_cache(model, kind)
+    local cache = new_cache(model, kind, model.prefixes)
+    cache.users = 1
+    return cache, ffi.gc(ffi.new("char[1]"), function() cache:leave() end)
+end
+
+local function new_session(model, cache, sequence)
+    cache.users = cache.users + 1
+    local self = setmetatable({ model = model, sequence = sequence, adopted = 0, _cache = cache }, Session)
     self._anchor = ffi.gc(ffi.new("int32_t[1]", sequence), function(anchor)
-        cache:leave(anchor[0])
+        C.ml_sequence_free(cache.handle, anchor[0])
+        cache:leave()
     end)
     return self
 end
 
---- An empty session of `model` with a cache of its own: `kind` "bf16" (default) or "f32".
-function M.new(model, kind)
-    local cache = new_cache(model, kind or "bf16")
+--- An empty session of `model` whose cache is of `kind`, "bf16" (default) or "f32"; with `alone` it has a cache of its
+--- own, which remembers no prefixes.
+function M.new(model, kind, alone)
+    kind = kind or "bf16"
+    local cache = alone and new_cache(model, kind, 0) or model:cache(kind)
     local out = ffi.new("int32_t[1]")
     local status = C.ml_sequence_create(cache.handle, out)
     if status ~= C.ML_OK then
-        C.ml_cache_free(cache.handle)
+        if alone then C.ml_cache_free(cache.handle) end
         check(status)
     end
-    return new_session(model, cache, out[0], {})
+    return new_session(model, cache, out[0])
 end
 
 -- ---- fields and bookkeeping
@@ -71,15 +86,15 @@ function Session:shared_cache()
     return self._cache
 end
 
---- Writes down which token is about to go in at `position` (from 0). It counts once the cache has it.
-function Session:note(position, id)
-    self.ids[position + 1] = id
+-- The ids in the cache, from 0.
+local function held(self)
+    return C.ml_sequence_ids(self:shared_cache().handle, self.sequence)
 end
 
 --- The token ids that are in the session.
 function Session:tokens()
-    local list = {}
-    for i = 1, self.position do list[i] = self.ids[i] end
+    local list, ids = {}, held(self)
+    for i = 1, self.position do list[i] = ids[i - 1] end
     return list
 end
 
@@ -88,9 +103,11 @@ function Session:text()
     return self.model:detokenize(self:tokens())
 end
 
---- Bytes of the cache, all forks together.
+--- Bytes of the pages of all sessions that share the cache, and of what closed ones left behind.
 function Session:bytes()
-    return tonumber(C.ml_cache_bytes(self:shared_cache().handle))
+    local handle = self:shared_cache().handle
+    local kept = C.ml_cache_kept(handle)
+    return tonumber(C.ml_cache_bytes(handle) - kept), tonumber(kept)
 end
 
 -- ---- going forward
@@ -127,17 +144,34 @@ local function to_ids(self, what, options)
     return self.model:tokenize(what, { special = options.special, bos = self.position == 0 })
 end
 
+-- Takes over what other sessions know of these ids; the last one is always left. Returns how many.
+local function adopt(self, ids)
+    local count, out = #ids - 1, ffi.new("int64_t[1]")
+    if count < 1 then return 0 end
+    local array = ffi.new("int32_t[?]", count)
+    for i = 1, count do array[i - 1] = ids[i] end
+    check(C.ml_cache_adopt(self:shared_cache().handle, self.sequence, array, count, out))
+    local adopted = tonumber(out[0])
+    if adopted > 0 then
+        self._logits = nil
+        self.adopted = self.adopted + adopted
+    end
+    return adopted
+end
+
 --- session:feed(text | ids, { progress =, each =, special = }) -> session
 -- Feeds a prompt in chunks; logits of its last token are there afterwards. An empty session begins with the
 -- begin-of-text token where the file asks for it (for text, not for ids). `special = false` takes names such as
 -- <|start|> as plain text. `progress(done, total)` is called after each chunk, `each(position, logits)` for every
 -- token. If it is interrupted, the chunks that are done stay: session.position tells how far it came.
+-- What an open or closed session of the model has computed for the same beginning is taken over, not computed again
+-- (session.adopted counts these tokens), unless `each` wants to see every token.
 function Session:feed(what, options)
     options = options or {}
     local ids = to_ids(self, what, options)
     local chunk = CHUNK
     if options.each and self.model:config().vocabulary > LARGE_VOCABULARY then chunk = CHUNK_WITH_LOGITS end
-    local at = 1
+    local at = options.each and 1 or adopt(self, ids) + 1
     while at <= #ids do
         local last = math.min(at + chunk - 1, #ids)
         if last == at and not options.each then
@@ -152,16 +186,16 @@ function Session:feed(what, options)
 end
 
 --- Makes the session hold exactly `ids`: keeps what they have in common, rewinds, feeds the rest. Returns how many
---- tokens were fed. Options as for feed().
+--- tokens were computed. Options as for feed().
 function Session:sync(ids, options)
-    local same = 0
-    local position = self.position
-    while same < position and same < #ids and self.ids[same + 1] == ids[same + 1] do same = same + 1 end
+    local same, adopted = 0, self.adopted
+    local position, own = self.position, held(self)
+    while same < position and same < #ids and own[same] == ids[same + 1] do same = same + 1 end
     if same < position then self:rewind(same) end
     local rest = {}
     for i = same + 1, #ids do rest[#rest + 1] = ids[i] end
     self:feed(rest, options)
-    return #rest
+    return #rest - (self.adopted - adopted)
 end
 
 --- Steps many sessions of one cache in one pass: step_all({ s1, s2 }, { id1, id2 }).
@@ -182,7 +216,7 @@ function Session:logits()
     local logits = rawget(self, "_logits")
     if logits and self._logits_at == position and logits:valid() then return logits end
     if position == 0 then error("this session is empty: feed it a prompt first", 2) end
-    local id = self.ids[position]
+    local id = held(self)[position - 1]
     self:rewind(position - 1)
     self:step(id)
     return self._logits
@@ -212,9 +246,7 @@ function Session:fork(position)
     position = checked_position(self, position or length, "fork at")
     local cache, out = self:shared_cache(), ffi.new("int32_t[1]")
     check(C.ml_sequence_fork(cache.handle, self.sequence, position, out))
-    local ids = {}
-    for i = 1, position do ids[i] = self.ids[i] end
-    local fork = new_session(self.model, cache, out[0], ids)
+    local fork = new_session(self.model, cache, out[0])
     if position == length then fork._logits, fork._logits_at = rawget(self, "_logits"), rawget(self, "_logits_at") end
     return fork
 end
@@ -225,7 +257,8 @@ function Session:close()
     if not anchor then return end
     self._anchor, self._logits, self._step = nil, nil, nil
     ffi.gc(anchor, nil)
-    self._cache:leave(anchor[0])
+    C.ml_sequence_free(self._cache.handle, anchor[0])
+    self._cache:leave()
 end
 
 function Session:__tostring()
