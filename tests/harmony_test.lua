@@ -162,6 +162,7 @@ describe("chat", function()
 
     setup(function()
         model = moonloom.load(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf")
+        model:keep_prefixes(0) -- chats here do not know of one another
         chat = require "recipes.chat"
     end)
 

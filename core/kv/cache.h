@@ -33,8 +33,8 @@ typedef struct ml_sequence {
     size_t capacity;   /* of `pages`, in pointers */
     int32_t *ids;      /* {length}: the tokens */
     size_t ids_capacity;
-    int64_t sound;      /* tokens from the first on that whole forward passes of one instruction set computed */
-    const char *isa;    /* its name, of that very pointer; NULL while sound is 0 */
+    int64_t sound;   /* tokens from the first on that whole forward passes of one instruction set computed */
+    const char *isa; /* its name, of that very pointer; NULL while sound is 0 */
 } ml_sequence;
 
 struct ml_cache {
