@@ -63,8 +63,8 @@ int64_t ml_memory_resident(void);
 uint64_t ml_hash(const void *data, int64_t bytes, uint64_t seed);
 /* Name of the CPU as it tells it itself. */
 const char *ml_cpu_name(void);
-/* Instruction set of the kernels in use: "scalar", "avx2" or "avx512". Chosen once from cpuid, or by
- * the environment variable MOONLOOM_ISA. */
+/* Instruction set of the kernels in use: "scalar", "avx2", "avx512" or "neon". Chosen once from what the
+ * CPU promises, or by the environment variable MOONLOOM_ISA. */
 const char *ml_isa_name(void);
 /* Switches the kernels to `name`, or back to the best one for "auto". For tests and comparisons.
  * ML_E_UNSUPPORTED if the machine does not promise it, ML_E_ARGUMENT for an unknown name. */

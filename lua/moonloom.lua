@@ -69,7 +69,8 @@ function M.threads(count)
     return C.ml_threads_count()
 end
 
---- moonloom.isa(name) switches the kernels ("scalar", "avx2", "avx512", "auto"); moonloom.isa() tells which are used.
+--- moonloom.isa(name) switches the kernels ("scalar", "avx2", "avx512", "neon", "auto"); moonloom.isa() tells which
+--- are used.
 function M.isa(name)
     if name then check(C.ml_isa_set(name)) end
     return ffi.string(C.ml_isa_name())

@@ -8,7 +8,7 @@ local synth = require("moonloom.recipe").get("synth")
 local C, check = ml.C, ml.check
 
 local WIDTH, LAYERS = 64, 2 -- layer 0 sees 128 tokens, layer 1 everything
-local ISAS = { "scalar", "avx2", "avx512" }
+local ISAS = { "scalar", "avx2", "avx512", "neon" }
 local SCALAR_TOKENS = 200 -- it is slow
 -- `tokens` more than 512 take a second chunk of the context, more than 1024 a third, where the order of merging shows.
 local SHAPES = {

@@ -30,7 +30,7 @@ describe("the yardsticks", function()
 
     it("measure reading and multiplying under every instruction set", function()
         local before = moonloom.isa()
-        for _, isa in ipairs { "scalar", "avx2", "avx512" } do
+        for _, isa in ipairs { "scalar", "avx2", "avx512", "neon" } do
             if pcall(moonloom.isa, isa) then
                 assert.is_true(moonloom.multiply_peak(1) > 1e8)
                 assert.is_true(moonloom.bandwidth(1) > 1e8)

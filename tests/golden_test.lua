@@ -48,7 +48,7 @@ end
 -- Instruction sets that this machine has.
 local function each_isa(body)
     local before = moonloom.isa()
-    for _, name in ipairs { "scalar", "avx2", "avx512" } do
+    for _, name in ipairs { "scalar", "avx2", "avx512", "neon" } do
         if C.ml_isa_set(name) == C.ML_OK then
             local fine, problem = pcall(body, name)
             check(C.ml_isa_set(before))

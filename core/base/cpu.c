@@ -12,6 +12,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 static ml_cpu cpu;
@@ -43,6 +45,36 @@ static void detect(void) {
     cpu.avx512 = cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     cpu.vnni = cpu.avx512 && __builtin_cpu_supports("avx512vnni");
+}
+#elif defined(__aarch64__) && defined(__linux__)
+/* Names by implementer and part, from the vendors' manuals (MIDR_EL1). */
+static const struct {
+    unsigned implementer, part;
+    const char *name;
+} parts[] = {
+    {0x41, 0xd03, "Arm Cortex-A53"},  {0x41, 0xd07, "Arm Cortex-A57"},  {0x41, 0xd08, "Arm Cortex-A72"},
+    {0x41, 0xd0b, "Arm Cortex-A76"},  {0x41, 0xd0c, "Arm Neoverse N1"}, {0x41, 0xd40, "Arm Neoverse V1"},
+    {0x41, 0xd49, "Arm Neoverse N2"}, {0x41, 0xd4f, "Arm Neoverse V2"}, {0xc0, 0xac3, "Ampere-1"},
+};
+
+/* The system lets programs read MIDR_EL1 where it says so (HWCAP_CPUID). */
+static void read_name(unsigned long promises) {
+    if (!(promises & HWCAP_CPUID)) return;
+    uint64_t id;
+    __asm__("mrs %0, MIDR_EL1" : "=r"(id));
+    const unsigned implementer = id >> 24 & 0xff, part = id >> 4 & 0xfff;
+    snprintf(cpu.name, sizeof cpu.name, "aarch64, implementer 0x%02x, part 0x%03x", implementer, part);
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (parts[i].implementer != implementer || parts[i].part != part) continue;
+        snprintf(cpu.name, sizeof cpu.name, "%s", parts[i].name);
+    }
+}
+
+static void detect(void) {
+    const unsigned long promises = getauxval(AT_HWCAP);
+    snprintf(cpu.name, sizeof cpu.name, "aarch64");
+    read_name(promises);
+    cpu.neon = (promises & HWCAP_ASIMD) != 0;
 }
 #else
 static void detect(void) {

@@ -4,7 +4,7 @@
  * V {tokens, head_dim}. Every element of c is one chain of multiply-adds along i, in whatever block of queries it is
  * computed; so what a query gets does not depend on which others come along. */
 
-enum { PAGE = ML_PAGE_TOKENS, BLOCK = 8 /* queries whose scores are worked on together; at most W */ };
+enum { PAGE = ML_PAGE_TOKENS, BLOCK = 8 /* queries whose scores are worked on together */ };
 
 /* The b of a product: packed rows of `lanes` elements, f32 or bf16. `ahead` is the distance in bytes to what will be
  * read next: it is asked for while this is multiplied. */
@@ -53,10 +53,13 @@ static ALWAYS_INLINE void multiply_lanes(const float *a, int64_t lda, const int 
     }
 }
 
-/* All lanes, as many vectors at once as keep the multipliers busy and fit the registers (32 of 16 floats, 16 of 8). */
+/* Sums that keep the multipliers busy and fit the registers (16 of 8 floats; 32 of 16 or 4). */
+enum { SUMS = W == 8 ? 8 : 16 };
+
+/* All lanes, SUMS sums at once. */
 static ALWAYS_INLINE void multiply_queries(const float *a, int64_t lda, const int queries, attend_side b,
                                            const int dtype, int64_t begin, int64_t end, const float *keep, float *c) {
-    const int vectors = queries <= W / 4 ? 4 : 2;
+    const int vectors = queries <= SUMS / 4 ? 4 : 2;
     int64_t at = 0;
     for (; at + vectors * W <= b.lanes; at += vectors * W) {
         multiply_lanes(a, lda, queries, b, dtype, begin, end, at, vectors, keep, c);
@@ -67,7 +70,7 @@ static ALWAYS_INLINE void multiply_queries(const float *a, int64_t lda, const in
 /* c[q][..] = keep[q] c[q][..] + the sum over i in [begin, end) of a[q][i] b[i][..]; without `keep` c starts as 0. */
 static ALWAYS_INLINE void multiply_all(const float *a, int64_t lda, int64_t queries, attend_side b, const int dtype,
                                        int64_t begin, int64_t end, const float *keep, float *c) {
-    const int most = W / 2;
+    const int most = SUMS / 2;
     for (int64_t q = 0; q < queries; q += most) {
         const float *x = a + q * lda, *k = keep ? keep + q : NULL;
         float *out = c + q * b.lanes;
@@ -121,8 +124,10 @@ static void weigh(float *score, int64_t queries, int64_t from, int64_t to, float
         before[h] = top[h];
         after[h] = v_top(best);
     }
-    const vf shrink = v_exp(v_load_part(before, queries) - v_load_part(after, queries));
-    v_store_part(keep, shrink, queries);
+    for (int64_t h = 0; h < queries; h += W) {
+        const int64_t some = queries - h < W ? queries - h : W;
+        v_store_part(keep + h, v_exp(v_load_part(before + h, some) - v_load_part(after + h, some)), some);
+    }
     for (int64_t h = 0; h < queries; h++) {
         float *s = score + h * PAGE;
         const vf base = v_set(after[h]);

@@ -11,13 +11,19 @@
 static struct {
     const char *name;
     void (*fill)(ml_kernels *table);
-    int promised; /* by cpuid; only then is `table` filled and used */
+    int promised; /* by the CPU; only then is `table` filled and used */
     ml_kernels table;
 } sets[] = {
     {.name = "scalar", .fill = ml_kernels_scalar},
 #if defined(__x86_64__)
     {.name = "avx2", .fill = ml_kernels_avx2},
     {.name = "avx512", .fill = ml_kernels_avx512},
+#define NAMES "scalar, avx2, avx512 or auto"
+#elif defined(__aarch64__)
+    {.name = "neon", .fill = ml_kernels_neon},
+#define NAMES "scalar, neon or auto"
+#else
+#define NAMES "scalar or auto"
 #endif
 };
 enum { SETS = sizeof sets / sizeof sets[0] };
@@ -39,8 +45,7 @@ static int choose(const char *name) {
     if (known) {
         return ml_error(ML_E_UNSUPPORTED, "this CPU (%s) has no %s: choose scalar or auto", ml_cpu_name(), name);
     }
-    return ml_error(ML_E_ARGUMENT, "'%.32s' is no instruction set of this build: choose scalar, avx2, avx512 or auto",
-                    name);
+    return ml_error(ML_E_ARGUMENT, "'%.32s' is no instruction set of this build: choose " NAMES, name);
 }
 
 static void start(void) {
@@ -49,6 +54,8 @@ static void start(void) {
 #if defined(__x86_64__)
         if (strcmp(sets[i].name, "avx2") == 0) sets[i].promised = ml_cpu_get()->avx2;
         if (strcmp(sets[i].name, "avx512") == 0) sets[i].promised = ml_cpu_get()->avx512;
+#elif defined(__aarch64__)
+        if (strcmp(sets[i].name, "neon") == 0) sets[i].promised = ml_cpu_get()->neon;
 #endif
         if (sets[i].promised) sets[i].fill(&sets[i].table);
     }

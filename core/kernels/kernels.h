@@ -108,6 +108,7 @@ int ml_kernels_ready(void);
 void ml_kernels_scalar(ml_kernels *table);
 void ml_kernels_avx2(ml_kernels *table);
 void ml_kernels_avx512(ml_kernels *table);
+void ml_kernels_neon(ml_kernels *table);
 /* The whole-number products alone; the second where the CPU has AVX-512 VNNI. */
 void ml_kernels_avx2_panel(ml_kernels *table);
 void ml_kernels_avx512_panel(ml_kernels *table);

@@ -1,10 +1,10 @@
-/* The vector kernels, written once for any width. avx2.c and avx512.c define the few primitives that differ and then
- * include this file; nothing else does, and everything here is static, so that no code compiled with their flags can
- * be linked into the rest.
+/* The vector kernels, written once for any width. avx2.c, avx512.c and neon.c define the few primitives that differ and
+ * then include this file; nothing else does, and everything here is static, so that no code compiled with their flags
+ * can be linked into the rest.
  *
  * Expected before: W (floats of a vector), vf (its type, with the compiler's + - * /), and
  *   v_load v_store        W floats, no alignment needed
- *   v_load_part v_store_part   the first n < W floats; lanes that are not there load as 0
+ *   v_load_part v_store_part   the first n floats, 1 to W; lanes that are not there load as 0
  *   v_load_bf16           W bf16, widened
  *   v_set v_fma v_max v_min    v_max(a, b) and v_min(a, b) give b when one of them is NaN
  *   v_round v_power       nearest integer; x * 2^n for -151 <= n <= 128
@@ -136,16 +136,16 @@ typedef struct row_format {
 
 enum { PART = 64, PART_VECTORS = PART / W, BLOCK_VECTORS = 32 / W };
 
-/* Sums that run side by side for one column: enough to hide the latency of v_fma, few enough for the registers (32 of
- * 16 floats, or 16 of 8) with any number of columns: a column's result does not depend on how many there are. */
-enum { CHAINS = W == 16 ? 4 : 2 };
+/* Sums that run side by side for one column: enough to hide the latency of v_fma, few enough for the registers (16 of
+ * 8 floats; 32 of 16 or 4) with any number of columns: a column's result does not depend on how many there are. */
+enum { CHAINS = W == 8 ? 2 : 4 };
 
 /* sum[c][..] += w[v] * x of column c, for `vectors` vectors. */
 static ALWAYS_INLINE void add_products(const vf *w, const int vectors, const float *x, int64_t ldx, const int columns,
                                        vf sum[][4], const int shift) {
 #pragma GCC unroll 8
     for (int c = 0; c < columns; c++) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < vectors; v++) {
             vf *s = &sum[c][(v + shift) % CHAINS];
             *s = v_fma(w[v], v_load(x + c * ldx + v * W), *s);
@@ -289,6 +289,13 @@ ROW_KERNELS(q5_0, 32, sizeof(ml_block_q5_0), NULL, unpack_q5_0)
 ROW_KERNELS(q4_k, 256, sizeof(ml_block_q4_k), prepare_q4_k, unpack_q4_k)
 ROW_KERNELS(q6_k, 256, sizeof(ml_block_q6_k), prepare_q6_k, unpack_q6_k)
 
+/* A vector register as an operand of inline assembly, under the letter it has on each processor. */
+#if defined(__aarch64__)
+#define V(vector) "+w"(vector)
+#else
+#define V(vector) "+v"(vector)
+#endif
+
 /* Ten sums hide the latency of a fused multiplication and addition. */
 static double multiply_rounds(int64_t rounds) {
     const vf x = v_set(0);
@@ -296,7 +303,7 @@ static double multiply_rounds(int64_t rounds) {
     for (int64_t r = 0; r < rounds; r++) {
         a = v_fma(x, x, a), b = v_fma(x, x, b), c = v_fma(x, x, c), d = v_fma(x, x, d), e = v_fma(x, x, e);
         f = v_fma(x, x, f), g = v_fma(x, x, g), h = v_fma(x, x, h), i = v_fma(x, x, i), j = v_fma(x, x, j);
-        __asm__ volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h), "+v"(i), "+v"(j));
+        __asm__ volatile("" : V(a), V(b), V(c), V(d), V(e), V(f), V(g), V(h), V(i), V(j));
     }
     return (double)rounds * 10 * W * 2;
 }

@@ -116,8 +116,8 @@ static int locate(const ml_tensor *t, const int64_t *index, const uint8_t **row,
 }
 
 int ml_tensor_get(const ml_tensor *tensor, const int64_t *index, double *out) {
-    const uint8_t *row;
-    int64_t last, block = ml_dtype_block(tensor->dtype);
+    const uint8_t *row = NULL;
+    int64_t last = 0, block = ml_dtype_block(tensor->dtype);
     double values[ML_CHUNK];
     int status = locate(tensor, index, &row, &last);
     if (status != ML_OK) return status;
@@ -135,8 +135,8 @@ static int check_writable(const ml_tensor *tensor) {
 }
 
 int ml_tensor_set(ml_tensor *tensor, const int64_t *index, double value) {
-    const uint8_t *row;
-    int64_t last;
+    const uint8_t *row = NULL;
+    int64_t last = 0;
     int status = check_writable(tensor);
     if (status == ML_OK) status = locate(tensor, index, &row, &last);
     if (status != ML_OK) return status;
