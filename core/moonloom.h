@@ -61,6 +61,21 @@ int64_t ml_memory_peak(void);
 int64_t ml_memory_resident(void);
 /* XXH64 of `bytes` bytes (Cyan4973/xxHash, doc/xxhash_spec.md). */
 uint64_t ml_hash(const void *data, int64_t bytes, uint64_t seed);
+/* What the core holds memory for. */
+enum {
+    ML_MEMORY_MAPPED = 0,      /* weights in mapped files */
+    ML_MEMORY_COPIED = 1,      /* weights copied into memory */
+    ML_MEMORY_CACHE = 2,       /* keys and values: what all pools have from the system */
+    ML_MEMORY_ACTIVATIONS = 3, /* of all batches */
+    ML_MEMORY_LOGITS = 4,      /* of all batches */
+    ML_MEMORY_SCRATCH = 5,     /* of all threads */
+    ML_MEMORY_PURPOSES = 6
+};
+/* Bytes that this process holds for a purpose (ML_MEMORY_...), and the most it ever held. */
+int ml_memory_use(int purpose, int64_t *bytes, int64_t *peak);
+/* How often the core has asked for memory since it was loaded. Decoding a token does not, but where a new page of the
+ * cache begins. */
+int64_t ml_memory_allocations(void);
 /* Name of the CPU as it tells it itself. */
 const char *ml_cpu_name(void);
 /* Instruction set of the kernels in use: "scalar", "avx2", "avx512" or "neon". Chosen once from what the
@@ -411,6 +426,7 @@ int ml_pool_take(ml_pool *pool, int64_t bytes, void **out);
 int ml_pool_give(ml_pool *pool, void *data, int64_t bytes);
 /* Gives that one back, too. */
 void ml_pool_trim(ml_pool *pool);
+/* Where all its bytes are. */
 void ml_pool_stats(ml_pool *pool, ml_pool_info *out);
 
 /* ---- KV cache --------------------------------------------------------------------------------- */
@@ -423,6 +439,8 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out);
 void ml_cache_free(ml_cache *cache);
 /* Bytes of all pages in use. */
 int64_t ml_cache_bytes(const ml_cache *cache);
+/* Where the cache's memory is: the state of the pool that its pages come from. */
+void ml_cache_memory(const ml_cache *cache, ml_pool_info *out);
 /* Starts an empty sequence; its number is below 2^31 and may be reused after ml_sequence_free(). */
 int ml_sequence_create(ml_cache *cache, int32_t *sequence);
 /* Starts a sequence that shares the first `position` tokens of `sequence`. No page is copied until one of

@@ -108,6 +108,22 @@ function M.peak_bytes()
     return tonumber(C.ml_memory_peak())
 end
 
+--- Where the memory of this process is, with high-water marks.
+--
+-- Each line is a field { bytes, peak }, peak being the most it ever was:
+--   mapped        weights in mapped files: the system may drop their pages and read them again
+--   copied        weights copied into memory (load = "copy")
+--   cache         what all caches have from the system for keys and values
+--   activations   of all batches
+--   logits        of all batches
+--   scratch       of all threads
+--   lua           what Lua's values take (no peak)
+--   resident      the whole process, as far as it is in memory
+-- and `allocations` counts how often the core has asked for memory.
+function M.memory()
+    return require("moonloom.memory").report()
+end
+
 --- Steps many sessions of one cache in one pass: moonloom.step_all({ s1, s2 }, { id1, id2 }).
 function M.step_all(sessions, ids)
     return require("moonloom.session").step_all(sessions, ids)

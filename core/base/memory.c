@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,30 @@
 /* Areas of that size start where a huge page can. */
 enum { HUGE_PAGE = 2 << 20 };
 
+static atomic_llong allocations, held[ML_MEMORY_PURPOSES], peaks[ML_MEMORY_PURPOSES];
+
+void ml_memory_note(int purpose, int64_t change) {
+    const long long now = atomic_fetch_add(&held[purpose], change) + change;
+    long long peak = atomic_load(&peaks[purpose]);
+    while (now > peak && !atomic_compare_exchange_weak(&peaks[purpose], &peak, now)) {
+    }
+}
+
+int ml_memory_use(int purpose, int64_t *bytes, int64_t *peak) {
+    if (purpose < 0 || purpose >= ML_MEMORY_PURPOSES) {
+        return ml_error(ML_E_ARGUMENT, "memory is held for purposes 0 to %d, not %d", ML_MEMORY_PURPOSES - 1, purpose);
+    }
+    *bytes = atomic_load(&held[purpose]);
+    *peak = atomic_load(&peaks[purpose]);
+    return ML_OK;
+}
+
+int64_t ml_memory_allocations(void) {
+    return atomic_load(&allocations);
+}
+
 void *ml_calloc(size_t count, size_t size) {
+    atomic_fetch_add(&allocations, 1);
     void *block = calloc(count ? count : 1, size ? size : 1);
     if (!block) ml_error(ML_E_MEMORY, "out of memory: %zu x %zu bytes asked for", count, size);
     return block;
@@ -20,6 +44,7 @@ void *ml_calloc(size_t count, size_t size) {
 void *ml_alloc_aligned(size_t count, size_t size) {
     size_t bytes;
     void *block = NULL;
+    atomic_fetch_add(&allocations, 1);
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 64 ||
         posix_memalign(&block, bytes >= HUGE_PAGE ? HUGE_PAGE : 64, bytes ? bytes : 64) != 0) {
         ml_error(ML_E_MEMORY, "out of memory: %zu x %zu bytes asked for", count, size);
@@ -32,6 +57,7 @@ int ml_grow(void **block, size_t *capacity, size_t need, size_t size) {
     if (need <= *capacity) return ML_OK;
     size_t wanted = *capacity ? *capacity * 2 : 16;
     if (wanted < need) wanted = need;
+    atomic_fetch_add(&allocations, 1);
     size_t bytes;
     void *grown = __builtin_mul_overflow(wanted, size, &bytes) ? NULL : realloc(*block, bytes);
     if (!grown) return ml_error(ML_E_MEMORY, "out of memory: %zu x %zu bytes asked for", wanted, size);

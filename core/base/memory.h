@@ -14,6 +14,8 @@ void *ml_alloc_aligned(size_t count, size_t size);
 /* Grows `block` to hold `need` items of `size` bytes, at least doubling; `capacity` is in items. On failure
  * returns ML_E_MEMORY and leaves both as they were. */
 int ml_grow(void **block, size_t *capacity, size_t need, size_t size);
+/* Counts `change` bytes more, or less, that are held for a purpose (ML_MEMORY_...). Any thread. */
+void ml_memory_note(int purpose, int64_t change);
 /* Asks for huge pages under an area of at least 2 MiB; a hint only. */
 void ml_memory_huge(void *area, size_t bytes);
 

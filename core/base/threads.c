@@ -31,11 +31,12 @@ static struct {
     pthread_mutex_t region_lock; /* one region at a time */
     pthread_t workers[MAX_THREADS];
     void *scratch[MAX_THREADS];
-    size_t scratch_bytes;
-    int wanted;       /* threads with the caller; 0: not chosen yet */
-    int running;      /* workers started, the caller not counted */
-    int spin;         /* rounds a thread spins before it sleeps; 0 when there are more threads than cores */
-    ml_region region; /* written while no worker is inside */
+    size_t scratch_size[MAX_THREADS];
+    size_t scratch_bytes; /* that every thread in use has at least */
+    int wanted;           /* threads with the caller; 0: not chosen yet */
+    int running;          /* workers started, the caller not counted */
+    int spin;             /* rounds a thread spins before it sleeps; 0 when there are more threads than cores */
+    ml_region region;     /* written while no worker is inside */
     ml_share shares[MAX_THREADS];
     atomic_int stop;        /* workers leave */
     atomic_uint generation; /* of the region */
@@ -215,6 +216,7 @@ int ml_scratch_reserve(size_t bytes) {
     pthread_mutex_lock(&pool.region_lock);
     int status = ML_OK;
     for (int i = 0; i < ml_threads_count(); i++) {
+        if (pool.scratch_size[i] >= bytes) continue;
         void *area = ml_alloc_aligned(bytes, 1);
         if (!area) {
             status = ML_E_MEMORY;
@@ -222,7 +224,9 @@ int ml_scratch_reserve(size_t bytes) {
         }
         ml_memory_huge(area, bytes);
         free(pool.scratch[i]);
+        ml_memory_note(ML_MEMORY_SCRATCH, (int64_t)bytes - (int64_t)pool.scratch_size[i]);
         pool.scratch[i] = area;
+        pool.scratch_size[i] = bytes;
     }
     if (status == ML_OK) pool.scratch_bytes = bytes;
     pthread_mutex_unlock(&pool.region_lock);

@@ -59,6 +59,10 @@ int64_t ml_cache_bytes(const ml_cache *cache) {
     return cache->pages_used * cache->page_bytes;
 }
 
+void ml_cache_memory(const ml_cache *cache, ml_pool_info *out) {
+    ml_pool_stats(cache->pool, out);
+}
+
 /* ---- pages ---- */
 
 enum { SLAB_PAGES = 256 };
@@ -169,10 +173,12 @@ int ml_sequence_fork(ml_cache *cache, int32_t sequence, int64_t position, int32_
     return ML_OK;
 }
 
-/* Room for the ids and pages of `tokens` tokens. */
+/* Room for the ids and pages of `tokens` tokens, and the ids of the whole last page: only a new page may ask for
+ * memory.
+ */
 static int grow_sequence(const ml_cache *cache, ml_sequence *sequence, int64_t tokens) {
     void *ids = sequence->ids, *pages = sequence->pages;
-    int status = ml_grow(&ids, &sequence->ids_capacity, (size_t)tokens, sizeof *sequence->ids);
+    int status = ml_grow(&ids, &sequence->ids_capacity, pages_for(tokens) * ML_PAGE_TOKENS, sizeof *sequence->ids);
     sequence->ids = ids;
     if (status != ML_OK) return status;
     status = ml_grow(&pages, &sequence->capacity, pages_for(tokens) * (size_t)cache->layers, sizeof(ml_page *));

@@ -144,6 +144,7 @@ static void arena_remove(ml_pool *pool, size_t place) {
     pool->count--;
     pool->empty--;
     pool->info.reserved -= (int64_t)bytes;
+    ml_memory_note(ML_MEMORY_CACHE, -(int64_t)bytes);
     pool->info.free_blocks -= (int64_t)bytes;
     unlock_area(a->data, bytes);
     munmap(a->data, bytes);
@@ -194,6 +195,7 @@ static int arena_add(ml_pool *pool, int order) {
     pool->empty++;
     block_free(pool, a->units, wanted);
     pool->info.reserved += (int64_t)bytes;
+    ml_memory_note(ML_MEMORY_CACHE, (int64_t)bytes);
     pool->info.free_blocks += (int64_t)bytes;
     if (pool->info.reserved > pool->info.reserved_peak) pool->info.reserved_peak = pool->info.reserved;
     pool->next_order = wanted < TOP_ORDER ? wanted + 1 : TOP_ORDER;
@@ -355,6 +357,7 @@ void ml_pool_free(ml_pool *pool) {
         munmap(a->data, order_bytes(a->order));
         free(a);
     }
+    ml_memory_note(ML_MEMORY_CACHE, -pool->info.reserved);
     free(pool->arenas);
     pthread_mutex_destroy(&pool->lock);
     free(pool);

@@ -34,11 +34,15 @@ int ml_weights_map(ml_weights *weights, const char *path) {
     status = ml_mapping_open(path, file);
     if (status) return status;
     weights->file_count++;
+    ml_memory_note(ML_MEMORY_MAPPED, (int64_t)file->size);
     return check_format(path, file);
 }
 
 void ml_weights_clear(ml_weights *weights) {
-    for (size_t i = 0; i < weights->file_count; i++) ml_mapping_close(&weights->files[i]);
+    for (size_t i = 0; i < weights->file_count; i++) {
+        ml_memory_note(ML_MEMORY_MAPPED, -(int64_t)weights->files[i].size);
+        ml_mapping_close(&weights->files[i]);
+    }
     weights->file_count = 0;
     ml_metadata_clear(&weights->metadata);
     ml_names_clear(&weights->names);

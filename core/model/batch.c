@@ -80,6 +80,8 @@ int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out) {
         return ML_E_MEMORY;
     }
     ml_memory_huge(batch->arena, bytes);
+    batch->arena_bytes = (int64_t)bytes;
+    ml_memory_note(ML_MEMORY_ACTIVATIONS, batch->arena_bytes);
     lay_out(batch, batch->arena);
     *out = batch;
     return ML_OK;
@@ -87,6 +89,8 @@ int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out) {
 
 void ml_batch_free(ml_batch *batch) {
     if (!batch || atomic_fetch_sub(&batch->references, 1) != 1) return;
+    ml_memory_note(ML_MEMORY_ACTIVATIONS, -batch->arena_bytes);
+    ml_memory_note(ML_MEMORY_LOGITS, -(int64_t)(batch->logits_capacity * sizeof *batch->logits));
     free(batch->arena);
     free(batch->logits);
     ml_model_free(batch->model);

@@ -36,6 +36,7 @@ struct ml_batch {
     ml_work work;
 
     void *arena;
+    int64_t arena_bytes;
     float *cosines, *sines; /* {R, rope_dims / 2} */
     float *residual;        /* {R, D} */
     float *normed;          /* {R, D} */

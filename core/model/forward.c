@@ -59,9 +59,11 @@ int ml_forward_embed(ml_cache *cache, ml_batch *b) {
     int status = check_rows(cache, b);
     if (status != ML_OK) return status;
     const size_t logits = (size_t)(b->wanted * b->model->config.vocabulary);
+    const size_t before = b->logits_capacity;
     void *block = b->logits;
     status = ml_grow(&block, &b->logits_capacity, logits, sizeof *b->logits);
     b->logits = block;
+    ml_memory_note(ML_MEMORY_LOGITS, (int64_t)((b->logits_capacity - before) * sizeof *b->logits));
     if (status != ML_OK || (status = reserve_rows(cache, b)) != ML_OK) return status;
     b->epoch = cache->epoch;
     b->active_rows = b->rows;

@@ -3,6 +3,7 @@
 -- The cache is the truth: session.position tokens are in it, whatever was interrupted, and session:tokens() are those.
 -- It is shared by the sessions of a model: one that begins like another starts where the two part.
 local ffi = require "ffi"
+local memory = require "moonloom.memory"
 local ml = require "moonloom.ffi"
 local C, check = ml.C, ml.check
 
@@ -108,6 +109,17 @@ function Session:bytes()
     local handle = self:shared_cache().handle
     local kept = C.ml_cache_kept(handle)
     return tonumber(C.ml_cache_bytes(handle) - kept), tonumber(kept)
+end
+
+--- Where the memory is, with high-water marks: what moonloom.memory() tells, and `position` and `kv`, the pool that the
+--- pages of this session and its forks come from: { reserved, reserved_peak, used, used_peak, pages, free_pages,
+--- free_blocks, largest_block, lost, fragmentation, budget }. Sizes are bytes; ml_pool_info in core/moonloom.h explains
+--- them.
+function Session:stats()
+    local report = memory.report()
+    report.position = self.position
+    report.kv = memory.pool(function(info) C.ml_cache_memory(self:shared_cache().handle, info) end)
+    return report
 end
 
 -- ---- going forward
