@@ -154,7 +154,7 @@ typedef struct ml_tensor_info {
 } ml_tensor_info;
 
 /* Maps the model file at `path` (GGUF v2 or v3; any part of a split file opens the whole). Every length,
- * offset and count is checked against the file before use. Nothing is copied. */
+ * offset and count is checked against the file before use. Nothing is copied: see ml_weights_copy(). */
 int ml_weights_open(const char *path, ml_weights **out);
 /* Releases one reference; the mapping goes with the last model, tensor or tokenizer that uses it. */
 void ml_weights_free(ml_weights *weights);
@@ -162,6 +162,11 @@ void ml_weights_free(ml_weights *weights);
 void ml_weights_timings(const ml_weights *weights, double out[3]);
 /* Bytes of all files together. */
 int64_t ml_weights_bytes(const ml_weights *weights);
+/* Copies the next part (up to 32 MiB) of the files into memory of this process, under huge pages where the kernel gives
+ * them, in the place of the mapping: whatever points into the weights stays valid, and the file's own pages are
+ * released part by part. `copied` receives the bytes that are copied so far; all is done at ml_weights_bytes(). Nobody
+ * may be using the weights meanwhile. A failure leaves them readable. Linux only. */
+int ml_weights_copy(ml_weights *weights, int64_t *copied);
 /* Number of tensors. */
 int64_t ml_weights_count(const ml_weights *weights);
 /* Describes tensor `index`, 0 <= index < ml_weights_count(). */

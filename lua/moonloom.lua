@@ -29,10 +29,26 @@ local M = {
     tensor = require "moonloom.tensor", -- moonloom.tensor.new{...}, zeros, randn, load
 }
 
---- Opens a model file.
-function M.load(path)
+local loading = "map"
+
+local function checked_loading(how)
+    if how and how ~= "map" and how ~= "copy" then error(("load is map or copy, not '%s'"):format(tostring(how)), 0) end
+    return how or loading
+end
+
+--- moonloom.loading("copy") lets models be loaded that way from now on, unless load() says otherwise; "map" is the
+--- default. moonloom.loading() tells.
+function M.loading(how)
+    loading = checked_loading(how)
+    return loading
+end
+
+--- moonloom.load(path, { load = "map" | "copy" }) opens a model file. "map": the weights stay in the file, which opens
+--- at once and is shared with other processes. "copy": they are copied into memory under huge pages, which takes a
+--- while and may read faster.
+function M.load(path, options)
     if type(path) ~= "string" then error("moonloom.load needs the path of a model file", 2) end
-    return require("moonloom.model").load(path)
+    return require("moonloom.model").load(path, checked_loading(options and options.load))
 end
 
 local chosen -- path of the current model

@@ -26,6 +26,7 @@ options:
   -i             then go on at the prompt
   -m FILE        the model to use; default: the small one in data/
   --threads N    worker threads; default: the physical cores
+  --load HOW     map: weights stay in the file (default); copy: into memory, in huge pages
   --version      version and instruction set
   --help         this text
 ]]
@@ -40,7 +41,7 @@ local function wrong_usage(format, ...)
     error(setmetatable({ message = format:format(...) }, Usage), 0)
 end
 
-local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N" }
+local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N", ["--load"] = "map or copy" }
 
 -- Options up to the first other word: { code = {...}, interactive, model, threads, version, help }, and its index.
 local function read_options(words)
@@ -59,6 +60,8 @@ local function read_options(words)
             options.model = value
         elseif word == "--threads" then
             options.threads = tonumber(value) or wrong_usage("--threads needs a number, not '%s'", value)
+        elseif word == "--load" then
+            options.load = value
         elseif word == "-i" then
             options.interactive = true
         elseif word == "--version" then
@@ -68,7 +71,7 @@ local function read_options(words)
         elseif word == "--" then
             return options, at + 1
         else
-            local known = { "-e", "-i", "-m", "--threads", "--version", "--help" }
+            local known = { "-e", "-i", "-m", "--threads", "--load", "--version", "--help" }
             local similar = suggest.nearest(word, known)
             wrong_usage("there is no option '%s'; %s", word,
                 similar and ("did you mean '%s'?"):format(similar) or "moonloom --help lists them")
@@ -160,6 +163,10 @@ local function prepare(options)
         if ffi.C.ml_threads_set(options.threads) ~= 0 then
             wrong_usage("%s", require("ffi").string(ffi.C.ml_last_error()))
         end
+    end
+    if options.load then
+        local fine, problem = pcall(ml.loading, options.load)
+        if not fine then wrong_usage("%s", problem) end
     end
     if options.model then talk.set_model(options.model) end
     environment.install()

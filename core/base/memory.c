@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 /* Areas of that size start where a huge page can. */
 enum { HUGE_PAGE = 2 << 20 };
@@ -76,6 +77,33 @@ void ml_memory_huge(void *area, size_t bytes) {
     (void)area;
     (void)bytes;
 #endif
+}
+
+void *ml_memory_place(size_t bytes) {
+    const size_t room = bytes >= HUGE_PAGE && bytes <= SIZE_MAX - HUGE_PAGE ? bytes + HUGE_PAGE : bytes;
+    uint8_t *area = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (area == MAP_FAILED) {
+        ml_error(ML_E_MEMORY, "out of memory: the system has no room for %zu bytes", bytes);
+        return NULL;
+    }
+    if (room == bytes) return area;
+    const size_t before = (HUGE_PAGE - (uintptr_t)area % HUGE_PAGE) % HUGE_PAGE;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), end = before + (bytes + page - 1) / page * page;
+    if (before) munmap(area, before);
+    if (end < room) munmap(area + end, room - end);
+    return area + before;
+}
+
+void *ml_memory_map(size_t bytes) {
+    void *area = ml_memory_place(bytes);
+    if (!area) return NULL;
+    if (mprotect(area, bytes, PROT_READ | PROT_WRITE) != 0) {
+        munmap(area, bytes);
+        ml_error(ML_E_MEMORY, "out of memory: the system has no %zu bytes", bytes);
+        return NULL;
+    }
+    ml_memory_huge(area, bytes);
+    return area;
 }
 
 /* A line such as "VmHWM:  123 kB" of /proc/self/status, in bytes; 0 where there is none. */

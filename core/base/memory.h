@@ -14,6 +14,11 @@ void *ml_alloc_aligned(size_t count, size_t size);
 /* Grows `block` to hold `need` items of `size` bytes, at least doubling; `capacity` is in items. On failure
  * returns ML_E_MEMORY and leaves both as they were. */
 int ml_grow(void **block, size_t *capacity, size_t need, size_t size);
+/* Address space for `bytes`, at a multiple of 2 MiB where it is that large: nothing may touch it yet. NULL with
+ * ml_last_error() set. Release with munmap(). */
+void *ml_memory_place(size_t bytes);
+/* The same as memory: zeroed, under huge pages where the kernel gives them. Not counted by ml_memory_allocations(). */
+void *ml_memory_map(size_t bytes);
 /* Counts `change` bytes more, or less, that are held for a purpose (ML_MEMORY_...). Any thread. */
 void ml_memory_note(int purpose, int64_t change);
 /* Asks for huge pages under an area of at least 2 MiB; a hint only. */

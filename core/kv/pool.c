@@ -1,6 +1,5 @@
 /* Memory for cache pages. Arenas from the system, under huge pages, are split into blocks by a buddy system; a block is
  * cut into pages of one size. All bookkeeping lies apart from the pages: what nobody reads is never touched. */
-#define _GNU_SOURCE
 #include "base/error.h"
 #include "base/memory.h"
 #include "moonloom.h"
@@ -33,7 +32,6 @@ enum {
     UNIT = 64 << 10,
     FIRST_ORDER = 2, /* of the first arena; each is twice as large as the last */
     TOP_ORDER = 9,   /* of the largest arenas: 32 MiB */
-    HUGE = 2 << 20,  /* arenas from that size on start where a huge page can */
     LINE = 64,
     SMALLEST = 512, /* so that the pages of a block of one unit fit MAP_WORDS */
     MAP_WORDS = UNIT / SMALLEST / 64,
@@ -102,19 +100,6 @@ static uint8_t *block_data(const block *b) {
 
 /* ---- arenas ---- */
 
-/* Memory from the system, zero, at a multiple of HUGE where it is that large. */
-static uint8_t *map_area(size_t bytes) {
-    const size_t room = bytes >= HUGE ? bytes + HUGE : bytes;
-    uint8_t *area = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (area == MAP_FAILED) return NULL;
-    if (room == bytes) return area;
-    const size_t before = (HUGE - (uintptr_t)area % HUGE) % HUGE;
-    if (before) munmap(area, before);
-    munmap(area + before + bytes, HUGE - before);
-    ml_memory_huge(area + before, bytes);
-    return area + before;
-}
-
 /* Where the arena that holds `data` is, or would be, among the arenas. */
 static size_t arena_place(const ml_pool *pool, const uint8_t *data) {
     size_t low = 0, high = pool->count;
@@ -180,10 +165,10 @@ static int arena_add(ml_pool *pool, int order) {
     if (status != ML_OK) return status;
     arena *a = ml_calloc(1, sizeof *a + units * sizeof *a->units);
     if (!a) return ML_E_MEMORY;
-    a->data = map_area(bytes);
+    a->data = ml_memory_map(bytes);
     if (!a->data) {
         free(a);
-        return ml_error(ML_E_MEMORY, "out of memory: the system has no %zu bytes for the cache", bytes);
+        return ML_E_MEMORY;
     }
     lock_area(a->data, bytes);
     a->order = wanted;

@@ -40,8 +40,10 @@ int ml_weights_map(ml_weights *weights, const char *path) {
 
 void ml_weights_clear(ml_weights *weights) {
     for (size_t i = 0; i < weights->file_count; i++) {
-        ml_memory_note(ML_MEMORY_MAPPED, -(int64_t)weights->files[i].size);
-        ml_mapping_close(&weights->files[i]);
+        ml_mapping *file = &weights->files[i];
+        ml_memory_note(ML_MEMORY_MAPPED, -(int64_t)(file->size - file->copied));
+        ml_memory_note(ML_MEMORY_COPIED, -(int64_t)file->copied);
+        ml_mapping_close(file);
     }
     weights->file_count = 0;
     ml_metadata_clear(&weights->metadata);
@@ -98,6 +100,25 @@ int64_t ml_weights_bytes(const ml_weights *weights) {
     int64_t bytes = 0;
     for (size_t i = 0; i < weights->file_count; i++) bytes += (int64_t)weights->files[i].size;
     return bytes;
+}
+
+int ml_weights_copy(ml_weights *weights, int64_t *copied) {
+    if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
+    *copied = 0;
+    for (size_t i = 0; i < weights->file_count; i++) {
+        ml_mapping *file = &weights->files[i];
+        const size_t before = file->copied;
+        if (before < file->size) {
+            int status = ml_mapping_copy(file, weights->path);
+            const int64_t more = (int64_t)(file->copied - before);
+            ml_memory_note(ML_MEMORY_MAPPED, -more);
+            ml_memory_note(ML_MEMORY_COPIED, more);
+            *copied += (int64_t)file->copied;
+            return status;
+        }
+        *copied += (int64_t)file->size;
+    }
+    return ML_OK;
 }
 
 int64_t ml_weights_count(const ml_weights *weights) {

@@ -19,6 +19,8 @@ end
 M.common = {
     { name = "model", type = "any", doc = "model file to use (-m); default: the current model" },
     { name = "threads", type = "integer", min = 1, max = 256, doc = "worker threads; default: the physical cores" },
+    { name = "load", type = "string", choices = { "map", "copy" }, doc = "how models are loaded from now on: "
+        .. "weights in mapped files, or copied into huge pages; default: map" },
 }
 
 local function find(parameters, name)
@@ -152,6 +154,7 @@ end
 --- Carries out what the common parameters ask for; `model` stays for the recipe (moonloom.current(arguments.model)).
 function M.apply_common(checked)
     if checked.threads then ml.check(ml.C.ml_threads_set(checked.threads)) end
+    if checked.load then require("moonloom").loading(checked.load) end
 end
 
 return M

@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local ml = require "moonloom.ffi"
 local batch = require "moonloom.batch"
+local progress = require "moonloom.progress"
 local session = require "moonloom.session"
 local tokenizer = require "moonloom.tokenizer"
 local weights = require "moonloom.weights"
@@ -28,10 +29,23 @@ local function read_config(handle)
     return plain
 end
 
---- Opens the model file at `path` (any part of a split file). model.load_ms tells how long it took.
-function M.load(path)
+-- Copies the weights into memory; a bar is drawn from the first second on.
+local function copy_weights(file)
+    local began = C.ml_time_now()
+    local bar = progress.start { label = "copying weights", total = file:bytes(), unit = "B" }
+    local fine, problem = pcall(file.copy, file, function(copied)
+        if C.ml_time_now() - began > 1000 then bar:update(copied) end
+    end)
+    bar:done()
+    if not fine then error(problem, 0) end
+end
+
+--- Opens the model file at `path` (any part of a split file); `how` is "map" or "copy". model.load_ms tells how long it
+--- took.
+function M.load(path, how)
     local began = C.ml_time_now()
     local file = weights.open(path)
+    if how == "copy" then copy_weights(file) end
     local out = ffi.new("ml_model *[1]")
     check(C.ml_model_create(file.handle, out))
     local handle = ffi.gc(out[0], C.ml_model_free)

@@ -31,6 +31,17 @@ function Weights:close()
     self.handle = nil
 end
 
+--- Copies the files into memory of this process, under huge pages, in the place of the mapping. All that is made from
+-- the weights stays valid. `progress(copied)` is called now and then. Stopped in the middle, what is copied stays so.
+function Weights:copy(progress)
+    local total, copied = self:bytes(), ffi.new("int64_t[1]")
+    repeat
+        check(C.ml_weights_copy(handle(self), copied))
+        if progress then progress(tonumber(copied[0])) end
+    until copied[0] >= total
+    return self
+end
+
 --- Number of tensors.
 function Weights:count()
     return tonumber(C.ml_weights_count(handle(self)))

@@ -1,0 +1,114 @@
+-- Weights in mapped files, or copied into memory: the same bits either way.
+local ffi = require "ffi"
+local folder = require "helpers.folder"
+local ml = require "moonloom.ffi"
+local moonloom = require "moonloom"
+local run = require "helpers.command"
+local weights = require "moonloom.weights"
+local writer = require "moonloom.gguf_writer"
+local C = ml.C
+
+ffi.cdef "int memcmp(const void *a, const void *b, size_t bytes);"
+
+local TINY = MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf"
+
+describe("loading", function()
+    teardown(folder.remove)
+
+    local function logits_of(session)
+        local list, logits = {}, session:logits()
+        for i = 0, #logits - 1 do list[i] = logits[i] end
+        return list
+    end
+
+    local function say(model)
+        local session = model:session { prefixes = false }
+        session:feed("Once upon a time, there was a little girl")
+        local list = logits_of(session)
+        session:close()
+        return list
+    end
+
+    it("copies weights into memory with the same results, and lets the file go", function()
+        local path = folder.write("copied.gguf", folder.read(TINY))
+        local mapped, before = moonloom.load(TINY), moonloom.memory()
+        local copied = moonloom.load(path, { load = "copy" })
+        local bytes, after = copied.weights:bytes(), moonloom.memory()
+        assert.equal(before.copied.bytes + bytes, after.copied.bytes)
+        assert.equal(before.mapped.bytes, after.mapped.bytes)
+        local file = io.open(path, "r+b")
+        file:write(("x"):rep(bytes)) -- nobody looks at it any more
+        file:close()
+        local expected = say(mapped)
+        assert.same(expected, say(copied))
+        assert.equal("gpt-oss", copied.weights:meta("general.architecture"))
+        copied:close()
+        collectgarbage()
+        collectgarbage()
+        assert.equal(before.copied.bytes, moonloom.memory().copied.bytes)
+        mapped:close()
+    end)
+
+    it("copies under a model that is in use", function()
+        local model = moonloom.load(TINY)
+        local expected = say(model)
+        model.weights:copy()
+        assert.same(expected, say(model))
+        model:close()
+    end)
+
+    it("goes part by part, and stops for an interrupt with everything readable", function()
+        local count = 10 * 2 ^ 20 + 77 -- of f32: a part of 32 MiB and some
+        local numbers = ffi.new("float[?]", count)
+        for i = 0, count - 1 do numbers[i] = i % 1048573 end
+        local path = folder.path("large.gguf")
+        writer.save(path, {}, function(file)
+            file:meta("general.architecture", "string", "none")
+            file:tensor("numbers", "f32", { count })
+            file:data("numbers", numbers, count * 4)
+        end)
+        local file = weights.open(path)
+        local tensor = moonloom.tensor.from_weights(file.handle, "numbers")
+        local function same()
+            return ffi.C.memcmp(C.ml_tensor_data(tensor.handle), numbers, count * 4) == 0
+        end
+        local steps = {}
+        local stopped = pcall(file.copy, file, function(copied)
+            steps[#steps + 1] = copied
+            C.ml_interrupt_set(1)
+        end)
+        C.ml_interrupt_set(0)
+        assert.is_false(stopped)
+        assert.same({ 32 * 2 ^ 20 }, steps)
+        assert.is_true(same())
+        file:copy(function(copied) steps[#steps + 1] = copied end)
+        assert.same({ 32 * 2 ^ 20, file:bytes() }, steps)
+        assert.is_true(same())
+        file:copy() -- nothing is left to do
+        assert.is_true(same())
+    end)
+
+    it("tells of a file that became shorter", function()
+        local path = folder.write("short.gguf", folder.read(TINY))
+        local file = weights.open(path)
+        folder.write("short.gguf", folder.read(TINY):sub(1, 5000))
+        assert.has_error(function() file:copy() end,
+            path .. " cannot be read: it has become shorter since it was opened")
+        file:close()
+    end)
+
+    it("is chosen on the command line, and refuses other ways", function()
+        local out = run { "--load", "copy", "-e",
+            'local m = require "moonloom"; m.current(); print(m.memory().mapped.bytes, m.memory().copied.bytes > 1e6)' }
+        assert.equal("0\ttrue\n", out)
+        local mapped = run "logits --prompt Once --top 3 --json"
+        assert.equal(mapped, (run "logits --prompt Once --top 3 --json --load copy"))
+        local _, err, code = run "--load slowly -e 1"
+        assert.equal(2, code)
+        assert.truthy(err:find("load is map or copy, not 'slowly'", 1, true))
+        _, err, code = run "logits --prompt Once --load slowly"
+        assert.equal(2, code)
+        assert.truthy(err:find("load must be one of map, copy", 1, true))
+        assert.has_error(function() moonloom.load(TINY, { load = "slowly" }) end, "load is map or copy, not 'slowly'")
+    end)
+end)
