@@ -474,6 +474,22 @@ int64_t ml_cache_kept(const ml_cache *cache);
  * wanted. Nothing is adopted where prefixes are off. */
 int ml_cache_adopt(ml_cache *cache, int32_t sequence, const int32_t *ids, int64_t count, int64_t *adopted);
 
+/* ---- quantised pages, looked at by themselves ------------------------------------------------- */
+
+/* Pages of the cache hold 64 tokens. Warm ones hold, for each KV head, keys and values as codes of 8 or 4 bits with a
+ * step and a zero for each token and head; `bits` is 16 for what is not quantised. */
+
+/* What keys (values = 0) or values (1) {tokens, d}, d a multiple of 8 up to 256, become by being stored so: f32 of the
+ * same shape. `rotated`: keys are turned by a Hadamard matrix first (and back here). ML_E_ARGUMENT if one is infinite or
+ * NaN. */
+int ml_warm_round(const ml_tensor *x, int values, int bits, int rotated, ml_tensor **out);
+/* Every row of x turned by that matrix, in blocks of the largest power of two that divides its length: orthogonal, and
+ * its own inverse. */
+int ml_warm_rotate(const ml_tensor *x, ml_tensor **out);
+/* ml_tensor_attend() on pages of keys and values that are stored so, by the kernels of the cache. */
+int ml_warm_attend(const ml_tensor *q, const ml_tensor *keys, const ml_tensor *values, int key_bits, int value_bits,
+                   int rotated, ml_tensor **out);
+
 /* ---- forward ---------------------------------------------------------------------------------- */
 
 typedef struct ml_batch ml_batch;

@@ -1,8 +1,12 @@
-/* Attention to one page, written once for any width: the vector form of the `attend` kernel, and a part of vector.h.
+/* Attention to one page, written once for any width: a part of vector.h and of warm.h.
  *
  * Both products have one form, c = keep c + a b: scores = q K with K {head_dim, tokens}, then acc = keep acc + p V with
  * V {tokens, head_dim}. Every element of c is one chain of multiply-adds along i, in whatever block of queries it is
  * computed; so what a query gets does not depend on which others come along. */
+#include "kernels/lanes.h"
+#include "tensor/dtype.h"
+
+#include <math.h>
 
 enum { PAGE = ML_PAGE_TOKENS, BLOCK = 8 /* queries whose scores are worked on together */ };
 
@@ -139,37 +143,5 @@ static void weigh(float *score, int64_t queries, int64_t from, int64_t to, float
         }
         sum[h] = sum[h] * keep[h] + v_sum(total);
         top[h] = after[h];
-    }
-}
-
-/* A side as f32 in `area`, asking for what comes next meanwhile. */
-static attend_side widen(attend_side b, int64_t rows, float *area) {
-    for (int64_t i = 0; i < rows * b.lanes; i += W) v_store(area + i, side_load(b, i, ML_BF16));
-    return (attend_side){area, b.lanes, 0};
-}
-
-/* Neighbouring rows that attend to the same tokens are worked on together, BLOCK queries at a time. */
-static void attend(const ml_attend *work) {
-    const int64_t group = work->group, dim = work->head_dim;
-    attend_side keys = {work->keys, PAGE, (uintptr_t)work->next_keys - (uintptr_t)work->keys};
-    attend_side values = {work->values, dim, (uintptr_t)work->next_values - (uintptr_t)work->values};
-    int dtype = work->dtype;
-    if (dtype == ML_BF16 && work->rows * group > 4 * BLOCK) {
-        keys = widen(keys, dim, work->area);
-        values = widen(values, PAGE, work->area + dim * PAGE);
-        dtype = ML_F32;
-    }
-    _Alignas(64) float score[BLOCK * PAGE];
-    float keep[BLOCK];
-    for (int64_t r = 0; r < work->rows;) {
-        const int64_t from = work->from[r], to = work->to[r], first = r * group;
-        do r++;
-        while (r < work->rows && work->from[r] == from && work->to[r] == to);
-        for (int64_t h = first; from < to && h < r * group; h += BLOCK) {
-            const int64_t some = r * group - h < BLOCK ? r * group - h : BLOCK;
-            multiply(work->q + h * dim, dim, some, keys, dtype, 0, dim, NULL, score);
-            weigh(score, some, from, to, work->top + h, work->sum + h, keep);
-            multiply(score, PAGE, some, values, dtype, from, to, keep, work->acc + h * dim);
-        }
     }
 }

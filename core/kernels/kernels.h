@@ -27,7 +27,7 @@ static inline int64_t ml_whole_bytes(int64_t k) {
 }
 
 /* Tokens in a page of keys and values: what the attend kernel takes at once. */
-enum { ML_PAGE_TOKENS = 64 };
+enum { ML_PAGE_TOKENS = 64, ML_MAX_HEAD_DIM = 256 };
 
 /* One page of one KV head against rows of queries that share the head: online softmax (arXiv:2205.14135), to be called
  * page after page with the same state. What a row gets depends on its own q, state, range and the page alone, to the
@@ -38,12 +38,50 @@ typedef struct ml_attend {
     const int32_t *from, *to;      /* {rows}: a row attends to the tokens [from, to) of the page, perhaps to none */
     const void *keys, *values;     /* {head_dim, ML_PAGE_TOKENS} and {ML_PAGE_TOKENS, head_dim}, all of it readable */
     const void *next_keys, *next_values; /* what the next call reads, brought near meanwhile; else the same again */
-    int dtype;                           /* of the page: ML_F32 or ML_BF16 */
-    float *area;                         /* {2, head_dim, ML_PAGE_TOKENS}: scratch */
+    int dtype;                           /* of plain keys and values: ML_F32 or ML_BF16 */
+    /* attend_warm only: sides of 16 bits are plain; of 8 or 4 they lie as core/kv/format.h says, in units. `whole`: the
+     * queries as ml_query_quantize() makes them, turned as the keys were; needed if key_bits is not 16. */
+    int key_bits, value_bits;
+    float key_unit, value_unit;
+    const uint8_t *whole; /* {rows, group} of ml_query_bytes(head_dim) */
+    float *area;          /* {2, head_dim, ML_PAGE_TOKENS}: scratch */
     /* State {rows, group}: running maximum, sum of exp(score - top), and the values weighted so {rows, group,
      * head_dim}. Starts as -INFINITY, 0, 0. */
     float *top, *sum, *acc;
 } ml_attend;
+
+/* A query in whole numbers: x[i] is about scale * whole[i], whole[i] = 256 high[i] + low[i]; with less precision
+ * 256 scale * high[i]. The arrays follow: int16 whole {head_dim}, int8 high {head_dim}, int8 low {head_dim}. */
+typedef struct ml_query {
+    float scale;
+    float sum;                   /* of x */
+    int32_t whole_sum, high_sum; /* of whole and high */
+} ml_query;
+
+/* Whole numbers: all of them, their high bytes, their low bytes. */
+typedef struct ml_whole_row {
+    int16_t *whole;
+    int8_t *high, *low;
+} ml_whole_row;
+
+static inline ml_whole_row ml_query_row(const void *query, int64_t head_dim) {
+    int16_t *whole = (int16_t *)(void *)((ml_query *)query + 1);
+    return (ml_whole_row){whole, (int8_t *)(whole + head_dim), (int8_t *)(whole + head_dim) + head_dim};
+}
+
+/* The largest of `whole`: its high byte is 127 and its low one 0. Probabilities become whole numbers likewise. */
+enum { ML_WHOLE_TOP = 127 * 256 };
+
+static inline int64_t ml_query_bytes(int64_t head_dim) {
+    return (int64_t)sizeof(ml_query) + 4 * head_dim;
+}
+/* Quantises a query of head_dim elements; infinite or NaN ones make the scale NaN. The same on every machine. */
+void ml_query_quantize(const float *x, int64_t head_dim, void *query);
+
+/* Where the codes of a quantised side of a page begin: after f16 steps, zeros and, of keys with 4 bits, means. */
+static inline int64_t ml_codes_offset(int64_t head_dim, int bits, int values) {
+    return 4 * ML_PAGE_TOKENS + (bits == 4 && !values ? 2 * head_dim : 0);
+}
 
 typedef struct ml_kernels {
     const char *isa;
@@ -71,6 +109,11 @@ typedef struct ml_kernels {
 
     /* See ml_attend. */
     void (*attend)(const ml_attend *work);
+    /* The same for a page of which keys, values or both are quantised. Products with codes are exact in int32: of keys
+     * with the whole numbers of the query (8 bits: `whole`; 4 bits: `high`), of values with probability times step,
+     * rounded to whole numbers of at most ML_WHOLE_TOP (4 bits: to its high byte, at most 127) of the query's largest
+     * in the page. */
+    void (*attend_warm)(const ml_attend *work);
 
     /* Products in whole numbers (panel.h), for the dtypes that have an entry in whole_dot; NULL where the instruction
      * set gains nothing by them. Weights of these dtypes are int16 times a scale a block to begin with, and activations
@@ -112,5 +155,9 @@ void ml_kernels_neon(ml_kernels *table);
 /* The whole-number products alone; the second where the CPU has AVX-512 VNNI. */
 void ml_kernels_avx2_panel(ml_kernels *table);
 void ml_kernels_avx512_panel(ml_kernels *table);
+/* attend_warm alone; the third where the CPU has AVX-512 VNNI. */
+void ml_kernels_scalar_warm(ml_kernels *table);
+void ml_kernels_avx2_warm(ml_kernels *table);
+void ml_kernels_avx512_warm(ml_kernels *table);
 
 #endif

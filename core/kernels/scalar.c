@@ -183,4 +183,5 @@ void ml_kernels_scalar(ml_kernels *table) {
         .read_stream = read_stream,
     };
     for (int dtype = 0; dtype < ML_DTYPE_LIMIT; dtype++) table->decode_row[dtype] = ml_decode_reference(dtype);
+    ml_kernels_scalar_warm(table);
 }

@@ -2,38 +2,9 @@
  * then include this file; nothing else does, and everything here is static, so that no code compiled with their flags
  * can be linked into the rest.
  *
- * Expected before: W (floats of a vector), vf (its type, with the compiler's + - * /), and
- *   v_load v_store        W floats, no alignment needed
- *   v_load_part v_store_part   the first n floats, 1 to W; lanes that are not there load as 0
- *   v_load_bf16           W bf16, widened
- *   v_set v_fma v_max v_min    v_max(a, b) and v_min(a, b) give b when one of them is NaN
- *   v_round v_power       nearest integer; x * 2^n for -151 <= n <= 128
- *   v_sum v_top           over the lanes
- *   v_store_bf16          W floats as bf16, to nearest even */
+ * Expected before: the primitives that lanes.h names. */
 #include "base/memory.h"
-#include "tensor/dtype.h"
-
-#include <math.h>
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-
-/* exp(x): 2^n * exp(r) with |r| <= ln(2)/2 and a polynomial of degree 7 (Taylor: 5e-9 relative). At most 2 ulp off;
- * 0 below -104, infinite above 88.8; NaN stays. */
-static inline vf v_exp(vf x) {
-    x = v_min(v_set(89.0f), v_max(v_set(-104.0f), x));
-    vf n = v_round(x * v_set(1.44269504f));
-    vf r = v_fma(n, v_set(-0.693359375f), x); /* ln(2) in two parts: the first has few bits, so n times it is exact */
-    r = v_fma(n, v_set(2.12194440e-4f), r);
-    vf p = v_set(1.0f / 5040);
-    p = v_fma(p, r, v_set(1.0f / 720));
-    p = v_fma(p, r, v_set(1.0f / 120));
-    p = v_fma(p, r, v_set(1.0f / 24));
-    p = v_fma(p, r, v_set(1.0f / 6));
-    p = v_fma(p, r, v_set(0.5f));
-    p = v_fma(p, r, v_set(1.0f));
-    p = v_fma(p, r, v_set(1.0f));
-    return v_power(p, n);
-}
+#include "kernels/attend.h"
 
 static void rms_norm(const float *x, const float *weight, double epsilon, float *out, int64_t n) {
     vf a = v_set(0), b = v_set(0);
@@ -121,7 +92,39 @@ static void to_bf16(const float *x, uint16_t *out, int64_t n) {
     for (; i < n; i++) out[i] = ml_f32_to_bf16(x[i]);
 }
 
-#include "kernels/attend.h"
+/* ---- attention to a plain page: see attend.h ------------------------------------------------- */
+
+/* A side as f32 in `area`, asking for what comes next meanwhile. */
+static attend_side widen(attend_side b, int64_t rows, float *area) {
+    for (int64_t i = 0; i < rows * b.lanes; i += W) v_store(area + i, side_load(b, i, ML_BF16));
+    return (attend_side){area, b.lanes, 0};
+}
+
+/* Neighbouring rows that attend to the same tokens are worked on together, BLOCK queries at a time. */
+static void attend(const ml_attend *work) {
+    const int64_t group = work->group, dim = work->head_dim;
+    attend_side keys = {work->keys, PAGE, (uintptr_t)work->next_keys - (uintptr_t)work->keys};
+    attend_side values = {work->values, dim, (uintptr_t)work->next_values - (uintptr_t)work->values};
+    int dtype = work->dtype;
+    if (dtype == ML_BF16 && work->rows * group > 4 * BLOCK) {
+        keys = widen(keys, dim, work->area);
+        values = widen(values, PAGE, work->area + dim * PAGE);
+        dtype = ML_F32;
+    }
+    _Alignas(64) float score[BLOCK * PAGE];
+    float keep[BLOCK];
+    for (int64_t r = 0; r < work->rows;) {
+        const int64_t from = work->from[r], to = work->to[r], first = r * group;
+        do r++;
+        while (r < work->rows && work->from[r] == from && work->to[r] == to);
+        for (int64_t h = first; from < to && h < r * group; h += BLOCK) {
+            const int64_t some = r * group - h < BLOCK ? r * group - h : BLOCK;
+            multiply(work->q + h * dim, dim, some, keys, dtype, 0, dim, NULL, score);
+            weigh(score, some, from, to, work->top + h, work->sum + h, keep);
+            multiply(score, PAGE, some, values, dtype, from, to, keep, work->acc + h * dim);
+        }
+    }
+}
 
 /* ---- rows of weights -------------------------------------------------------------------------- */
 

@@ -424,9 +424,35 @@ function Tensor:swiglu(up, options)
         options and options.clamped and 1 or 0, out))
 end
 
---- softmax(self keys^T) values: self {queries, d}, already scaled; keys and values {tokens, d}.
-function Tensor:attend(keys, values)
-    return take(C.ml_tensor_attend(handle_of(self), handle_of(tensor_of(keys)), handle_of(tensor_of(values)), out))
+-- The options of what follows, checked: bits of `side`, and whether keys are rotated.
+local function bits_of(options, side)
+    local bits = options[side] or 16
+    if bits ~= 16 and bits ~= 8 and bits ~= 4 then
+        fail(("%s is 16, 8 or 4, not %s"):format(side, tostring(bits)))
+    end
+    return bits
+end
+
+--- softmax(self keys^T) values: self {queries, d}, already scaled; keys and values {tokens, d}. With { key_bits =,
+--- value_bits =, rotate = true } 8 or 4, they are read from quantised cache pages.
+function Tensor:attend(keys, values, options)
+    local k, v = handle_of(tensor_of(keys)), handle_of(tensor_of(values))
+    if not options then return take(C.ml_tensor_attend(handle_of(self), k, v, out)) end
+    return take(C.ml_warm_attend(handle_of(self), k, v, bits_of(options, "key_bits"), bits_of(options, "value_bits"),
+        options.rotate == false and 0 or 1, out))
+end
+
+--- What keys or values {tokens, d} become in quantised cache pages: t:stored{ key_bits = 4 } or t:stored{ value_bits =
+--- 8 }, with rotate = false without the rotation of keys.
+function Tensor:stored(options)
+    local side = options.value_bits and "value_bits" or "key_bits"
+    return take(C.ml_warm_round(handle_of(self), options.value_bits and 1 or 0, bits_of(options, side),
+        options.rotate == false and 0 or 1, out))
+end
+
+--- Rows turned by the orthogonal Hadamard matrix that keys are turned by before they are quantised; twice is as before.
+function Tensor:rotate()
+    return take(C.ml_warm_rotate(handle_of(self), out))
 end
 
 --- Sums and extremes -------------------------------------------------------------------------------

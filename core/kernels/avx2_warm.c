@@ -1,0 +1,100 @@
+/* Attention to quantised pages with AVX2: codes of 8 bits are widened and multiplied with int16, codes of 4 bits are
+ * multiplied as bytes (vpmaddubsw: sums of four products of at most 15 * 127 fit its int16). */
+#if defined(__x86_64__)
+#include "kernels/avx2_lanes.h"
+#include "kernels/kernels.h"
+
+enum { MOST8 = 4, MOST4 = 4 }; /* queries at a time */
+
+typedef __m256i vi;
+typedef struct codes8 {
+    vi first, second; /* of four codes the first two, the last two; int16 */
+} codes8;
+typedef struct codes4 {
+    vi low, high;
+} codes4;
+typedef vi sums8;
+typedef vi sums4;
+
+static inline vi i_zero(void) {
+    return _mm256_setzero_si256();
+}
+static inline vi i_load(const int32_t *p) {
+    return _mm256_loadu_si256((const void *)p);
+}
+static inline void i_store(int32_t *p, vi v) {
+    _mm256_storeu_si256((void *)p, v);
+}
+static inline vi i_subtract(vi v, int32_t x) {
+    return _mm256_sub_epi32(v, _mm256_set1_epi32(x));
+}
+static inline int32_t i_sum(vi v) {
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 1)));
+}
+static inline vf to_float(vi v) {
+    return _mm256_cvtepi32_ps(v);
+}
+
+static inline codes8 load8(const uint8_t *p) {
+    const vi all = _mm256_loadu_si256((const void *)p);
+    const vi first =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+    const vi second =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
+    return (codes8){_mm256_shuffle_epi8(all, first), _mm256_shuffle_epi8(all, second)};
+}
+static inline codes4 load4(const uint8_t *p) {
+    const vi both = _mm256_loadu_si256((const void *)p), nibble = _mm256_set1_epi8(15);
+    return (codes4){_mm256_and_si256(both, nibble), _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble)};
+}
+static inline vi four(const void *p) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+    return _mm256_set1_epi32(bytes);
+}
+
+static inline sums8 zero8(void) {
+    return i_zero();
+}
+static inline sums4 zero4(void) {
+    return i_zero();
+}
+static inline void add8(sums8 *s, codes8 c, ml_whole_row row) {
+    *s = _mm256_add_epi32(*s, _mm256_madd_epi16(c.first, four(row.whole)));
+    *s = _mm256_add_epi32(*s, _mm256_madd_epi16(c.second, four(row.whole + 2)));
+}
+static inline void add4(sums4 *s, codes4 c, ml_whole_row row) {
+    const vi pairs =
+        _mm256_add_epi16(_mm256_maddubs_epi16(c.low, four(row.high)), _mm256_maddubs_epi16(c.high, four(row.high + 4)));
+    *s = _mm256_add_epi32(*s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+static inline vi total8(sums8 s) {
+    return s;
+}
+static inline vi total4(sums4 s) {
+    return s;
+}
+
+static inline vi whole_store(vf v, int bits, ml_whole_row row, vi sums) {
+    const vi x = _mm256_cvtps_epi32(v), top = _mm256_srai_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(128)), 8);
+    const vi kept = bits == 4 ? top : x;
+    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1));
+    if (bits == 4) {
+        _mm_storel_epi64((void *)row.high, _mm_packs_epi16(narrow, narrow));
+    } else {
+        _mm_storeu_si128((void *)row.whole, narrow);
+    }
+    return _mm256_add_epi32(sums, kept);
+}
+
+#include "kernels/warm.h"
+
+void ml_kernels_avx2_warm(ml_kernels *table) {
+    table->attend_warm = attend_warm;
+}
+#else
+/* Nothing here for other processors. */
+typedef int ml_kernels_avx2_warm_unused;
+#endif
