@@ -89,6 +89,15 @@ int ml_isa_set(const char *name);
 int ml_threads_set(int count);
 /* Number of threads that the next call will use. */
 int ml_threads_count(void);
+/* Where memory and threads go on a machine with several memory nodes (sockets). "spread": memory that is touched from
+ * now on is dealt out over all nodes, and the worker threads run on the nodes in turn, as many on each; "off" (the
+ * default): both as the system likes. Call it before anything is loaded: weights are spread if they are copied, or not
+ * yet in the system's memory. ML_E_ARGUMENT for another word, ML_E_UNSUPPORTED where the system forbids it. */
+int ml_numa_set(const char *policy);
+/* The policy in use. */
+const char *ml_numa_policy(void);
+/* Nodes with cores that this process may use. */
+int ml_numa_nodes(void);
 /* Measures the read bandwidth: all threads stream a buffer of 512 MiB for about `milliseconds`.
  * Bytes per second of the best pass. */
 int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);

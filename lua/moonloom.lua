@@ -85,6 +85,13 @@ function M.threads(count)
     return C.ml_threads_count()
 end
 
+--- moonloom.numa("spread") deals memory and threads out over the memory nodes of the machine, "off" leaves them to the
+--- system: see ml_numa_set. Returns the policy in use and the number of nodes.
+function M.numa(policy)
+    if policy then check(C.ml_numa_set(policy)) end
+    return ffi.string(C.ml_numa_policy()), C.ml_numa_nodes()
+end
+
 --- moonloom.isa(name) switches the kernels ("scalar", "avx2", "avx512", "neon", "auto"); moonloom.isa() tells which
 --- are used.
 function M.isa(name)

@@ -27,6 +27,7 @@ options:
   -m FILE        the model to use; default: the small one in data/
   --threads N    worker threads; default: the physical cores
   --load HOW     map: weights stay in the file (default); copy: into memory, in huge pages
+  --numa HOW     spread: deal threads and memory out over the machine's memory nodes; off (default)
   --version      version and instruction set
   --help         this text
 ]]
@@ -41,7 +42,8 @@ local function wrong_usage(format, ...)
     error(setmetatable({ message = format:format(...) }, Usage), 0)
 end
 
-local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N", ["--load"] = "map or copy" }
+local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N", ["--load"] = "map or copy",
+    ["--numa"] = "off or spread" }
 
 -- Options up to the first other word: { code = {...}, interactive, model, threads, version, help }, and its index.
 local function read_options(words)
@@ -61,7 +63,9 @@ local function read_options(words)
         elseif word == "--threads" then
             options.threads = tonumber(value) or wrong_usage("--threads needs a number, not '%s'", value)
         elseif word == "--load" then
-            options.load = value
+            options.loading = value
+        elseif word == "--numa" then
+            options.numa = value
         elseif word == "-i" then
             options.interactive = true
         elseif word == "--version" then
@@ -71,7 +75,7 @@ local function read_options(words)
         elseif word == "--" then
             return options, at + 1
         else
-            local known = { "-e", "-i", "-m", "--threads", "--load", "--version", "--help" }
+            local known = { "-e", "-i", "-m", "--threads", "--load", "--numa", "--version", "--help" }
             local similar = suggest.nearest(word, known)
             wrong_usage("there is no option '%s'; %s", word,
                 similar and ("did you mean '%s'?"):format(similar) or "moonloom --help lists them")
@@ -164,8 +168,8 @@ local function prepare(options)
             wrong_usage("%s", require("ffi").string(ffi.C.ml_last_error()))
         end
     end
-    if options.load then
-        local fine, problem = pcall(ml.loading, options.load)
+    for _, name in ipairs { "numa", "loading" } do
+        local fine, problem = pcall(ml[name], options[name])
         if not fine then wrong_usage("%s", problem) end
     end
     if options.model then talk.set_model(options.model) end

@@ -4,6 +4,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/numa.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -96,13 +97,14 @@ static unsigned wait_generation(unsigned seen) {
 }
 
 typedef struct worker_start {
-    int thread;
+    int thread, threads;
     unsigned seen;
 } worker_start;
 
 static void *worker_main(void *arg) {
     worker_start start = *(worker_start *)arg;
     free(arg);
+    ml_numa_enter(start.thread, start.threads);
     unsigned seen = start.seen;
     for (;;) {
         seen = wait_generation(seen);
@@ -150,6 +152,7 @@ static void start_workers(void) {
         worker_start *start = malloc(sizeof *start);
         if (!start) return; /* fewer workers do the same work */
         start->thread = pool.running + 1;
+        start->threads = pool.wanted;
         start->seen = atomic_load(&pool.generation);
         if (pthread_create(&pool.workers[pool.running + 1], NULL, worker_main, start) != 0) {
             free(start);

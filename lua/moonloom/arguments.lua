@@ -21,6 +21,8 @@ M.common = {
     { name = "threads", type = "integer", min = 1, max = 256, doc = "worker threads; default: the physical cores" },
     { name = "load", type = "string", choices = { "map", "copy" }, doc = "how models are loaded from now on: "
         .. "weights in mapped files, or copied into huge pages; default: map" },
+    { name = "numa", type = "string", choices = { "off", "spread" }, doc = "spread: deal threads and new memory "
+        .. "out over the machine's memory nodes; default: off" },
 }
 
 local function find(parameters, name)
@@ -154,6 +156,7 @@ end
 --- Carries out what the common parameters ask for; `model` stays for the recipe (moonloom.current(arguments.model)).
 function M.apply_common(checked)
     if checked.threads then ml.check(ml.C.ml_threads_set(checked.threads)) end
+    if checked.numa then require("moonloom").numa(checked.numa) end
     if checked.load then require("moonloom").loading(checked.load) end
 end
 
