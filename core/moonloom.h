@@ -489,8 +489,8 @@ int ml_cache_adopt(ml_cache *cache, int32_t sequence, const int32_t *ids, int64_
  * step and a zero for each token and head; `bits` is 16 for what is not quantised. */
 
 /* What keys (values = 0) or values (1) {tokens, d}, d a multiple of 8 up to 256, become by being stored so: f32 of the
- * same shape. `rotated`: keys are turned by a Hadamard matrix first (and back here). ML_E_ARGUMENT if one is infinite or
- * NaN. */
+ * same shape. `rotated`: keys are turned by a Hadamard matrix first (and back here). ML_E_ARGUMENT if one is infinite
+ * or NaN. */
 int ml_warm_round(const ml_tensor *x, int values, int bits, int rotated, ml_tensor **out);
 /* Every row of x turned by that matrix, in blocks of the largest power of two that divides its length: orthogonal, and
  * its own inverse. */
@@ -498,6 +498,64 @@ int ml_warm_rotate(const ml_tensor *x, ml_tensor **out);
 /* ml_tensor_attend() on pages of keys and values that are stored so, by the kernels of the cache. */
 int ml_warm_attend(const ml_tensor *q, const ml_tensor *keys, const ml_tensor *values, int key_bits, int value_bits,
                    int rotated, ml_tensor **out);
+
+/* ---- saved sessions --------------------------------------------------------------------------- */
+
+/* saved:begin (section of core/kv/saved.c) */
+
+/* Which model and tokenizer a session is of: hashes over tensors (names, types, shapes, a sample of the bytes), sizes
+ * and tokens. Where the files lie does not matter. */
+typedef struct ml_identity {
+    uint64_t model[2], tokenizer[2];
+} ml_identity;
+void ml_identity_of(const ml_model *model, const ml_tokenizer *tokenizer, ml_identity *out);
+
+/* Saves a sequence with all its pages, and `text`: what its tokens stand for, for people. The file appears at `path`
+ * whole or not at all, whatever happens; until then it is written beside it, as `path`.part. A failure (ML_E_IO,
+ * ML_E_MEMORY, ML_E_INTERRUPTED) leaves the sequence, and what was at `path`, as they were. */
+int ml_sequence_save(ml_cache *cache, int32_t sequence, const ml_identity *identity, const char *text, int64_t bytes,
+                     const char *path);
+
+typedef struct ml_saved ml_saved;
+
+typedef struct ml_saved_info {
+    int64_t bytes;        /* of the file */
+    int64_t tokens;       /* ids in it */
+    int64_t sound;        /* of them, from the first on, what ml_cache_adopt() may take over: see there */
+    int64_t text_bytes;   /* of the text */
+    int64_t page_count;   /* pages of 64 tokens of one layer */
+    int64_t page_bytes;   /* of the pages in memory */
+    int64_t packed_bytes; /* of the same in the file */
+    int64_t created;      /* seconds since 1970 */
+    int32_t dtype;        /* of the cache: ML_BF16 or ML_F32 */
+    int32_t layers;       /* of the model */
+    uint64_t content[2];  /* hash of model, tokenizer, ids and dtype: equal sessions have equal ones */
+    ml_identity identity;
+    char version[16];      /* of the moonloom that saved it */
+    char isa[16];          /* its instruction set */
+    char architecture[32]; /* of the model */
+    char name[128];        /* of the model, as its file says; may be cut short */
+    char file[512];        /* the model file; may be cut short */
+} ml_saved_info;
+
+/* Maps the saved session at `path` and checks header, ids, text and index; pages are checked when they are read. What
+ * is damaged is told by ml_saved_damage(); only a file whose ids are gone, or that is none, is refused. */
+int ml_saved_open(const char *path, ml_saved **out);
+void ml_saved_free(ml_saved *saved);
+void ml_saved_describe(const ml_saved *saved, ml_saved_info *out);
+/* Its `tokens` ids and `text_bytes` bytes of text, in the mapped file. The text is NULL where it is damaged. */
+const int32_t *ml_saved_ids(const ml_saved *saved);
+const char *ml_saved_text(const ml_saved *saved);
+/* A sentence about what is damaged, or NULL. */
+const char *ml_saved_damage(const ml_saved *saved);
+/* Reads all pages, too. ML_E_FORMAT names the part that is damaged: for a page, its layer and place in the file. */
+int ml_saved_check(ml_saved *saved);
+/* ML_OK if it is of that model and tokenizer; else ML_E_UNSUPPORTED and a sentence. */
+int ml_saved_fits(const ml_saved *saved, const ml_identity *identity);
+/* Fills the empty `sequence` with the first `tokens` tokens. It must fit (ml_saved_fits) and the cache be of its dtype.
+ * ML_E_FORMAT names what is damaged; the sequence is empty then. */
+int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t tokens);
+/* saved:end */
 
 /* ---- forward ---------------------------------------------------------------------------------- */
 

@@ -152,6 +152,16 @@ function M.step_all(sessions, ids)
     return require("moonloom.session").step_all(sessions, ids)
 end
 
+--- moonloom.restore(path, { model =, recompute = }) -> the session that session:save(path) saved.
+function M.restore(path, options)
+    return require("moonloom.saved").restore(path, options)
+end
+
+--- What a saved session is of: print it; .text, :ids(), .tokens, .name, :check() ... No model is needed.
+function M.saved(path)
+    return require("moonloom.saved").open(path)
+end
+
 --- Goes on with the last generation (moonloom.last), with other parameters if given: resume{ max_tokens = 100 }.
 function M.resume(options)
     if not M.last then error("nothing to go on with: generate something first", 0) end

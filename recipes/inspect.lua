@@ -1,4 +1,4 @@
---- What is in a model file: metadata, tensors, sizes, and how long it took to open.
+--- What is in a model file: metadata, tensors, sizes, and how long it took to open. Or in a saved session.
 local moonloom = require "moonloom"
 local progress = require "moonloom.progress"
 local weights = require "moonloom.weights"
@@ -47,6 +47,13 @@ local function sizes_by_type(tensors)
     return list
 end
 
+local function is_saved(path)
+    local file = io.open(path, "rb")
+    local magic = file and file:read(6)
+    if file then file:close() end
+    return magic == "moonkv"
+end
+
 local Report = {}
 
 -- The report as a person reads it.
@@ -80,6 +87,7 @@ function Report:__tostring()
 end
 
 local function run(p)
+    if p.file and is_saved(p.file) then return moonloom.saved(p.file) end
     local file = p.file and weights.open(p.file) or moonloom.current(p.model).weights
     local report = { metadata = {}, tensors = file:tensors(), timings_ms = file:timings() }
     for _, key in ipairs(file:keys()) do report.metadata[key] = read_value(file, key, p.all) end
@@ -91,9 +99,9 @@ end
 
 return {
     name = "inspect",
-    summary = "show the metadata, tensors and sizes of a model file",
+    summary = "show the metadata, tensors and sizes of a model file, or what a saved session is of",
     parameters = {
-        { name = "file", type = "path", positional = true, doc = "the GGUF file; default: the current model's" },
+        { name = "file", type = "path", positional = true, doc = "GGUF file or saved session; default: the model's" },
         { name = "all", default = false, type = "boolean", doc = "give long arrays in full" },
     },
     run = run,

@@ -10,5 +10,8 @@ void ml_weights_retain(ml_weights *weights);
 const char *ml_weights_path(const ml_weights *weights);
 /* Start of the data of tensor `index`: ml_tensor_info.bytes bytes, checked to lie in the file. */
 const uint8_t *ml_weights_data(const ml_weights *weights, int64_t index);
+/* Two hashes over names, types and shapes of all tensors and a sample of their bytes. They do not depend on where the
+ * file lies. */
+void ml_weights_fingerprint(const ml_weights *weights, uint64_t out[2]);
 
 #endif

@@ -72,6 +72,14 @@ function Model:config()
     return self._config
 end
 
+--- Which model and tokenizer this is, whatever its file is called: an ml_identity. For modules of lua/.
+function Model:identity()
+    local identity = self._identity or ffi.new("ml_identity")
+    if not self._identity then C.ml_identity_of(self:handle(), self.tokenizer.handle, identity) end
+    self._identity = identity
+    return identity
+end
+
 --- Bytes of weights that decoding one token reads.
 function Model:bytes_per_token()
     return tonumber(C.ml_model_bytes_per_token(self:handle()))

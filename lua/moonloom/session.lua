@@ -263,6 +263,14 @@ function Session:fork(position)
     return fork
 end
 
+--- Saves the session: moonloom.restore(path) goes on from it, bit for bit, in any process that opens the same model.
+--- The file appears whole or not at all; a failure leaves the session as it was. See moonloom.saved. Returns the
+--- session.
+function Session:save(path)
+    require("moonloom.saved").save(self, path)
+    return self
+end
+
 --- Ends the session and frees its pages now instead of when it is collected.
 function Session:close()
     local anchor = rawget(self, "_anchor")
