@@ -78,12 +78,23 @@ int ml_memory_use(int purpose, int64_t *bytes, int64_t *peak);
 int64_t ml_memory_allocations(void);
 /* Name of the CPU as it tells it itself. */
 const char *ml_cpu_name(void);
-/* Instruction set of the kernels in use: "scalar", "avx2", "avx512" or "neon". Chosen once from what the
- * CPU promises, or by the environment variable MOONLOOM_ISA. */
+/* Instruction set of the kernels in use: "scalar", "avx2", "avx512", "amx" (Intel's matrix unit, AVX-512 beside it) or
+ * "neon". Chosen once from what the machine promises, or by the environment variable MOONLOOM_ISA. */
 const char *ml_isa_name(void);
 /* Switches the kernels to `name`, or back to the best one for "auto". For tests and comparisons.
  * ML_E_UNSUPPORTED if the machine does not promise it, ML_E_ARGUMENT for an unknown name. */
 int ml_isa_set(const char *name);
+/* Precision of products on a matrix unit: "bf16" (the default) or "exact". Both take 8 rows of a batch or more to it;
+ * "bf16" rounds activations to bf16, and weights that have more bits (MXFP4 and bf16 have not), as gpt-oss was trained;
+ * "exact" splits both into two parts and meets the tolerances of the other instruction sets, at about half the speed
+ * for MXFP4 and a third for others. Fewer rows than 8 of one matrix, such as decoding, go another way (int16 with
+ * scales): on such a machine what a row gives depends in its last bits (2^-9 of an activation under "bf16") on whether
+ * its batch has that many. It never depends on the number of threads. Weights in f32 stay f32. Without a matrix unit
+ * both give the same, and rows do not depend on their batch. To be called between passes. ML_E_ARGUMENT for another
+ * name. */
+int ml_precision_set(const char *name);
+/* The precision in use, "bf16" or "exact". */
+const char *ml_precision_name(void);
 /* Sets the number of worker threads, the caller included; 0 means the physical cores this process may
  * use. At most 256. */
 int ml_threads_set(int count);
@@ -101,9 +112,9 @@ int ml_numa_nodes(void);
 /* Measures the read bandwidth: all threads stream a buffer of 512 MiB for about `milliseconds`.
  * Bytes per second of the best pass. */
 int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);
-/* Measures the multiply peak: all threads run the multiplication that prefill lives on (int16 pairs under
- * avx2 and avx512, f32 under scalar) in registers for about
- * `milliseconds`. Operations per second of the best pass; a multiplication and an addition are two. */
+/* Measures the multiply peak: all threads run the multiplication that prefill lives on (bf16 tiles under amx,
+ * int16 pairs under avx2 and avx512, f32 under scalar) in registers for about `milliseconds`. Operations per second of
+ * the best pass; a multiplication and an addition are two. */
 int ml_machine_multiply_peak(double milliseconds, double *operations_per_second);
 
 /* ---- dtypes ----------------------------------------------------------------------------------- */

@@ -92,11 +92,18 @@ function M.numa(policy)
     return ffi.string(C.ml_numa_policy()), C.ml_numa_nodes()
 end
 
---- moonloom.isa(name) switches the kernels ("scalar", "avx2", "avx512", "neon", "auto"); moonloom.isa() tells which
---- are used.
+--- moonloom.isa(name) switches the kernels ("scalar", "avx2", "avx512", "amx", "neon", "auto"); moonloom.isa() tells
+--- which are used.
 function M.isa(name)
     if name then check(C.ml_isa_set(name)) end
     return ffi.string(C.ml_isa_name())
+end
+
+--- moonloom.precision(name) sets what products on a matrix unit (amx) round to: "bf16", or "exact", which is slower and
+-- as near to f32 as the other instruction sets; moonloom.precision() tells it. Without a matrix unit both are the same.
+function M.precision(name)
+    if name then check(C.ml_precision_set(name)) end
+    return ffi.string(C.ml_precision_name())
 end
 
 --- Name of the CPU, as it tells it itself.

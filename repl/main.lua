@@ -28,6 +28,7 @@ options:
   --threads N    worker threads; default: the physical cores
   --load HOW     map: weights stay in the file (default); copy: into memory, in huge pages
   --numa HOW     spread: deal threads and memory out over the machine's memory nodes; off (default)
+  --precision HOW of products on a matrix unit: bf16 (default) or exact
   --version      version and instruction set
   --help         this text
 ]]
@@ -43,9 +44,10 @@ local function wrong_usage(format, ...)
 end
 
 local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N", ["--load"] = "map or copy",
-    ["--numa"] = "off or spread" }
+    ["--numa"] = "off or spread", ["--precision"] = "bf16 or exact" }
 
--- Options up to the first other word: { code = {...}, interactive, model, threads, version, help }, and its index.
+-- Options up to the first other word: { code = {...}, interactive, model, threads, loading, numa, precision, version,
+-- help }, and its index.
 local function read_options(words)
     local options, at = { code = {} }, 1
     while words[at] do
@@ -66,6 +68,8 @@ local function read_options(words)
             options.loading = value
         elseif word == "--numa" then
             options.numa = value
+        elseif word == "--precision" then
+            options.precision = value
         elseif word == "-i" then
             options.interactive = true
         elseif word == "--version" then
@@ -75,7 +79,7 @@ local function read_options(words)
         elseif word == "--" then
             return options, at + 1
         else
-            local known = { "-e", "-i", "-m", "--threads", "--load", "--numa", "--version", "--help" }
+            local known = { "-e", "-i", "-m", "--threads", "--load", "--numa", "--precision", "--version", "--help" }
             local similar = suggest.nearest(word, known)
             wrong_usage("there is no option '%s'; %s", word,
                 similar and ("did you mean '%s'?"):format(similar) or "moonloom --help lists them")
@@ -168,7 +172,7 @@ local function prepare(options)
             wrong_usage("%s", require("ffi").string(ffi.C.ml_last_error()))
         end
     end
-    for _, name in ipairs { "numa", "loading" } do
+    for _, name in ipairs { "numa", "loading", "precision" } do
         local fine, problem = pcall(ml[name], options[name])
         if not fine then wrong_usage("%s", problem) end
     end

@@ -1,5 +1,6 @@
 -- The forward pass gives the same logits however its rows arrive, and survives misuse.
 local ml = require "moonloom.ffi"
+local isa_helper = require "helpers.isa"
 local ffi = require "ffi"
 local json = require "cjson"
 local C, check = ml.C, ml.check
@@ -24,6 +25,8 @@ local function golden_ids(name)
 end
 
 describe("forward", function()
+    setup(isa_helper.rows_alone)
+    teardown(isa_helper.as_before)
     local weights, model, config, batch, ids
     local caches = {}
 

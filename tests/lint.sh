@@ -35,7 +35,8 @@ compile_all() { # compile_all COMPILER [flags]
     if [[ $* != *--aarch64* ]]; then
       case $file in
         */avx2*.c) flags=(-mavx2 -mfma -mf16c) ;;
-        */avx512*.c) flags=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni) ;;
+        */amx.c) flags=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mamx-tile -mamx-bf16) ;;
+        */avx512*.c | */amx_emulated.c) flags=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni) ;;
       esac
     fi
     "$compiler" -std=gnu11 -O1 -Wall -Wextra -Werror -Icore "${@/--aarch64/-DML_LINT}" "${flags[@]}" -fsyntax-only "$file" ||

@@ -1,5 +1,6 @@
 -- Prefixes: a session that begins like another one starts where they part, with the same bits as if it had not.
 local ffi = require "ffi"
+local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local C = ml.C
@@ -14,6 +15,8 @@ local function isas()
 end
 
 describe("a prefix", function()
+    setup(isa_helper.rows_alone)
+    teardown(isa_helper.as_before)
     local model, ids
 
     setup(function()

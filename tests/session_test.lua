@@ -1,10 +1,13 @@
 -- Sessions: feeding, rewinding, forking, stepping together; what interrupts and failures leave behind.
 local interrupt = require "moonloom.interrupt"
+local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local C = ml.C
 
 describe("a session", function()
+    setup(isa_helper.rows_alone)
+    teardown(isa_helper.as_before)
     local model, ids
 
     setup(function()

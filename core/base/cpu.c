@@ -15,6 +15,9 @@
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 static ml_cpu cpu;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -34,6 +37,21 @@ static void read_name(void) {
     for (size_t n = strlen(cpu.name); n && cpu.name[n - 1] == ' '; n--) cpu.name[n - 1] = 0;
 }
 
+/* The matrix unit: what cpuid says (leaf 7), that the system saves tiles (XCR0; it can be read, as AVX-512 can be
+ * used), and its leave, which is for the whole process (Linux, Documentation/arch/x86/xstate.rst). */
+static int may_use_tiles(void) {
+    enum { TILE_STATES = 3 << 17, BF16_AND_TILE = 1 << 22 | 1 << 24, REQUEST = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d = 0, low, high;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & BF16_AND_TILE) != BF16_AND_TILE) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & TILE_STATES) != TILE_STATES) return 0;
+#if defined(__linux__)
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+
 static void detect(void) {
     snprintf(cpu.name, sizeof cpu.name, "x86-64");
     read_name();
@@ -45,6 +63,7 @@ static void detect(void) {
     cpu.avx512 = cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     cpu.vnni = cpu.avx512 && __builtin_cpu_supports("avx512vnni");
+    cpu.amx = cpu.vnni && may_use_tiles();
 }
 #elif defined(__aarch64__) && defined(__linux__)
 /* Names by implementer and part, from the vendors' manuals (MIDR_EL1). */

@@ -8,6 +8,7 @@ typedef struct ml_cpu {
     int avx512; /* AVX-512 F BW DQ VL on top, and the system saves zmm registers */
     int vnni;   /* AVX-512 VNNI on top of avx512 */
     int neon;   /* aarch64 with its vectors */
+    int amx;    /* AMX-TILE and AMX-BF16 on top of vnni, and the system lets this process use the tiles */
 } ml_cpu;
 
 const ml_cpu *ml_cpu_get(void);

@@ -11,14 +11,17 @@
 static struct {
     const char *name;
     void (*fill)(ml_kernels *table);
-    int promised; /* by the CPU; only then is `table` filled and used */
+    int hidden;   /* for tests: "auto" passes over it */
+    int promised; /* by the CPU and the system; only then is `table` filled and used */
     ml_kernels table;
 } sets[] = {
     {.name = "scalar", .fill = ml_kernels_scalar},
 #if defined(__x86_64__)
     {.name = "avx2", .fill = ml_kernels_avx2},
     {.name = "avx512", .fill = ml_kernels_avx512},
-#define NAMES "scalar, avx2, avx512 or auto"
+    {.name = "amx", .fill = ml_kernels_amx},
+    {.name = "amx-emulated", .fill = ml_kernels_amx_emulated, .hidden = 1},
+#define NAMES "scalar, avx2, avx512, amx or auto"
 #elif defined(__aarch64__)
     {.name = "neon", .fill = ml_kernels_neon},
 #define NAMES "scalar, neon or auto"
@@ -38,12 +41,12 @@ static int choose(const char *name) {
     for (int i = SETS - 1; i >= 0; i--) {
         int named = strcmp(name, sets[i].name) == 0;
         known |= named;
-        if (!sets[i].promised || !(automatic || named)) continue;
+        if (!sets[i].promised || !(named || (automatic && !sets[i].hidden))) continue;
         current = &sets[i].table;
         return ML_OK;
     }
     if (known) {
-        return ml_error(ML_E_UNSUPPORTED, "this CPU (%s) has no %s: choose scalar or auto", ml_cpu_name(), name);
+        return ml_error(ML_E_UNSUPPORTED, "this machine (%s) has no %s: choose scalar or auto", ml_cpu_name(), name);
     }
     return ml_error(ML_E_ARGUMENT, "'%.32s' is no instruction set of this build: choose " NAMES, name);
 }
@@ -54,6 +57,8 @@ static void start(void) {
 #if defined(__x86_64__)
         if (strcmp(sets[i].name, "avx2") == 0) sets[i].promised = ml_cpu_get()->avx2;
         if (strcmp(sets[i].name, "avx512") == 0) sets[i].promised = ml_cpu_get()->avx512;
+        if (strcmp(sets[i].name, "amx") == 0) sets[i].promised = ml_cpu_get()->amx;
+        if (strcmp(sets[i].name, "amx-emulated") == 0) sets[i].promised = ml_cpu_get()->vnni;
 #elif defined(__aarch64__)
         if (strcmp(sets[i].name, "neon") == 0) sets[i].promised = ml_cpu_get()->neon;
 #endif
@@ -86,4 +91,29 @@ int ml_isa_set(const char *name) {
     int status = name ? choose(name) : ml_error(ML_E_ARGUMENT, "ml_isa_set needs a name");
     if (status == ML_OK) refused[0] = 0;
     return status;
+}
+
+/* ---- precision ---- */
+
+static int exact;
+
+int ml_kernels_exact(void) {
+    return exact;
+}
+
+const char *ml_kernels_numbers(void) {
+    const ml_kernels *kernels = ml_kernels_get();
+    return exact && kernels->tile_multiply ? "exact" : kernels->isa;
+}
+
+const char *ml_precision_name(void) {
+    return exact ? "exact" : "bf16";
+}
+
+int ml_precision_set(const char *name) {
+    if (!name || (strcmp(name, "bf16") != 0 && strcmp(name, "exact") != 0)) {
+        return ml_error(ML_E_ARGUMENT, "the precision is bf16 or exact, not '%.32s'", name ? name : "");
+    }
+    exact = strcmp(name, "exact") == 0;
+    return ML_OK;
 }

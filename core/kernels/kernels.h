@@ -2,7 +2,8 @@
  *
  * Every kernel agrees with the one in scalar.c up to the order of f32 sums, and the whole-number products up to the
  * rounding of activations that they say. Weights stay in their stored blocks. What a row or a column gives does not
- * depend on how many there are. Kernels run on the calling thread and allocate nothing. */
+ * depend on how many there are, except that ML_TILE_COLUMNS columns or more go to the matrix unit where there is one.
+ * Kernels run on the calling thread and allocate nothing. */
 #ifndef ML_KERNELS_KERNELS_H
 #define ML_KERNELS_KERNELS_H
 
@@ -25,6 +26,12 @@ static inline int64_t ml_whole_bytes(int64_t k) {
     const int64_t bytes = (k * 4 + k / ML_WHOLE_BLOCK * 8 + 63) / 64 * 64;
     return bytes % 4096 == 0 ? bytes + 64 : bytes;
 }
+
+/* Products on a matrix unit: columns from which on they are used; rows that a call should have at most, so that columns
+ * which do not fit the caches serve several panels; scratch. From half a tile of columns on, unpacking is paid back
+ * (see tile.h); below, a product is near the limit of memory anyway, and decoding and verifying a few drafted tokens
+ * stay the same numbers. */
+enum { ML_TILE_COLUMNS = 8, ML_TILE_ROWS = 256, ML_TILE_SCRATCH = 192 << 10 };
 
 /* Tokens in a page of keys and values: what the attend kernel takes at once. */
 enum { ML_PAGE_TOKENS = 64, ML_MAX_HEAD_DIM = 256 };
@@ -130,6 +137,16 @@ typedef struct ml_kernels {
     void (*whole_multiply)(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
                            int64_t count, float *y, int64_t ldy, void *scratch);
 
+    /* Products on a matrix unit (tile.h), of every dtype that decodes but f32; NULL without one. */
+
+    /* One column of k floats, k a multiple of ML_WHOLE_BLOCK, to bf16, or to two bf16 parts if `exact`: within the
+     * ml_whole_bytes(k) bytes of a column in whole numbers, 64-byte aligned. */
+    void (*tile_prepare)(const float *x, int64_t k, int exact, void *column);
+    /* y[c*ldy + r] for `count` columns in that form, which follow each other, at least 2. Weights become bf16, of two
+     * parts if `exact` and their dtype has more bits. `scratch`: ML_TILE_SCRATCH bytes, 64-byte aligned. */
+    void (*tile_multiply)(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
+                          int64_t count, int exact, float *y, int64_t ldy, void *scratch);
+
     /* Turns f32 into bf16, rounding to nearest even. */
     void (*to_bf16)(const float *x, uint16_t *out, int64_t n);
     /* Sum of `bytes` bytes (a multiple of 64) as 64-bit words, read as fast as the machine can: the bandwidth
@@ -142,6 +159,10 @@ typedef struct ml_kernels {
 
 /* The table in use. Never NULL. */
 const ml_kernels *ml_kernels_get(void);
+/* 1 under precision "exact" (ml_precision_set). */
+int ml_kernels_exact(void);
+/* The same pointer as long as instruction set and precision give the same numbers: the name of the set, or "exact". */
+const char *ml_kernels_numbers(void);
 /* ML_E_UNSUPPORTED, with the sentence, if MOONLOOM_ISA asks for what this CPU or build has not: the first call that
  * can fail and will compute (ml_model_create, tensor products) asks here, so that nothing runs on another set than the
  * user named. */
@@ -152,6 +173,8 @@ void ml_kernels_scalar(ml_kernels *table);
 void ml_kernels_avx2(ml_kernels *table);
 void ml_kernels_avx512(ml_kernels *table);
 void ml_kernels_neon(ml_kernels *table);
+void ml_kernels_amx(ml_kernels *table);
+void ml_kernels_amx_emulated(ml_kernels *table);
 /* The whole-number products alone; the second where the CPU has AVX-512 VNNI. */
 void ml_kernels_avx2_panel(ml_kernels *table);
 void ml_kernels_avx512_panel(ml_kernels *table);

@@ -6,30 +6,47 @@
 
 size_t ml_linear_scratch(int64_t cols) {
     const size_t dense = (size_t)cols * ML_LINEAR_PANEL * sizeof(float);
-    return dense > ML_WHOLE_SCRATCH ? dense : ML_WHOLE_SCRATCH;
+    const size_t most =
+        (int)ML_WHOLE_SCRATCH > (int)ML_TILE_SCRATCH ? (size_t)ML_WHOLE_SCRATCH : (size_t)ML_TILE_SCRATCH;
+    return dense > most ? dense : most;
 }
 
 /* ---- input ---- */
 
-typedef struct quantize_task {
+typedef struct prepare_task {
     const ml_input *in;
     int64_t k;
-} quantize_task;
+    const int32_t *parts;
+} prepare_task;
 
-static void quantize_run(void *arg, int64_t begin, int64_t end, int thread) {
+/* So many columns at once go to the matrix unit. */
+static int tiled(int64_t columns) {
+    return columns >= ML_TILE_COLUMNS && ml_kernels_get()->tile_multiply;
+}
+
+static void prepare_run(void *arg, int64_t begin, int64_t end, int thread) {
     (void)thread;
-    const quantize_task *t = arg;
+    const prepare_task *t = arg;
+    const ml_kernels *kernels = ml_kernels_get();
+    const int32_t *part = t->parts;
     for (int64_t c = begin; c < end; c++) {
-        ml_kernels_get()->whole_quantize(t->in->x + c * t->in->ld, t->k, t->in->whole + c * ml_whole_bytes(t->k));
+        const float *x = t->in->x + c * t->in->ld;
+        uint8_t *column = t->in->whole + c * ml_whole_bytes(t->k);
+        while (part && part[1] <= c) part++;
+        if (tiled(part ? part[1] - part[0] : t->in->columns)) {
+            kernels->tile_prepare(x, t->k, ml_kernels_exact(), column);
+        } else {
+            kernels->whole_quantize(x, t->k, column);
+        }
     }
 }
 
-void ml_input_prepare(ml_input *in, int64_t k, uint8_t *whole) {
+void ml_input_prepare(ml_input *in, int64_t k, const int32_t *parts, uint8_t *whole) {
     in->whole = NULL;
     if (k % ML_WHOLE_BLOCK != 0 || !ml_kernels_get()->whole_quantize) return;
     in->whole = whole;
-    quantize_task task = {in, k};
-    ml_parallel(in->columns, 4, quantize_run, &task);
+    prepare_task task = {in, k, parts};
+    ml_parallel(in->columns, 4, prepare_run, &task);
 }
 
 ml_input ml_input_part(const ml_input *in, int64_t k, int64_t first, int64_t columns) {
@@ -71,12 +88,27 @@ static void whole_columns(const ml_matrix *w, int64_t begin, int64_t end, const 
     }
 }
 
+/* These columns of these weights. */
+static int on_matrix_unit(const ml_matrix *w, const ml_input *in) {
+    return in->whole && w->dtype != ML_F32 && tiled(in->columns);
+}
+
+static void tile_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy,
+                         void *scratch) {
+    ml_kernels_get()->tile_multiply(w->dtype, w->data + begin * w->stride, w->stride, end - begin, w->cols, in->whole,
+                                    in->columns, ml_kernels_exact(), y + begin, ldy, scratch);
+}
+
 void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const ml_input *in, float *y,
                     int64_t ldy, float *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
-    for (int64_t r = begin; r < end; r += ML_LINEAR_PANEL) {
-        const int64_t last = r + ML_LINEAR_PANEL < end ? r + ML_LINEAR_PANEL : end;
-        if (in->whole && kernels->whole_dot[w->dtype]) {
+    const int tiles = on_matrix_unit(w, in);
+    const int64_t step = tiles ? ML_TILE_ROWS : ML_LINEAR_PANEL;
+    for (int64_t r = begin; r < end; r += step) {
+        const int64_t last = r + step < end ? r + step : end;
+        if (tiles) {
+            tile_columns(w, r, last, in, y, ldy, scratch);
+        } else if (in->whole && !tiled(in->columns) && kernels->whole_dot[w->dtype]) {
             whole_columns(w, r, last, in, y, ldy, scratch);
         } else if (in->columns <= kernels->few_columns || ml_dtype_block(w->dtype) == 1) {
             dot_columns(w, r, last, in, y, ldy);
@@ -104,5 +136,9 @@ static void linear_run(void *arg, int64_t begin, int64_t end, int thread) {
 
 void ml_linear(const ml_matrix *w, const float *bias, const ml_input *in, float *y, int64_t ldy) {
     linear_task task = {w, bias, in, y, ldy};
-    ml_parallel(w->rows, ML_LINEAR_PANEL, linear_run, &task);
+    int64_t grain = ML_LINEAR_PANEL;
+    if (on_matrix_unit(w, in)) { /* as many panels as leave every thread some runs */
+        while (grain < ML_TILE_ROWS && w->rows / (2 * grain) >= 4 * ml_threads_count()) grain *= 2;
+    }
+    ml_parallel(w->rows, grain, linear_run, &task);
 }

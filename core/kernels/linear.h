@@ -14,17 +14,19 @@ typedef struct ml_matrix {
     int dtype;
 } ml_matrix;
 
-/* Activations: `columns` vectors, column c at x + c*ld. Also in whole numbers (see ml_kernels.whole_quantize), one
- * after the other, where the kernels multiply so; NULL else. */
+/* Activations: `columns` vectors, column c at x + c*ld. Also as the kernels multiply so many, one after the other: in
+ * tiles' bf16 (ml_kernels.tile_prepare) or in whole numbers (whole_quantize); NULL if neither. */
 typedef struct ml_input {
     const float *x;
     int64_t ld, columns;
     uint8_t *whole;
 } ml_input;
 
-/* Fills `whole` of `in`, whose columns hold k elements, if the kernels multiply whole numbers; sets it NULL if not.
- * Room: columns * ml_whole_bytes(k), 64-byte aligned. On the thread pool. */
-void ml_input_prepare(ml_input *in, int64_t k, uint8_t *whole);
+/* Fills `whole` of `in`, whose columns hold k elements, if the kernels have use for it; sets it NULL if not. Room:
+ * columns * ml_whole_bytes(k), 64-byte aligned. `parts` is NULL if all columns are multiplied together; else they are
+ * in parts (ml_input_part), and these are the first columns of each, ascending from 0, and the number of all. On the
+ * thread pool. */
+void ml_input_prepare(ml_input *in, int64_t k, const int32_t *parts, uint8_t *whole);
 /* `columns` columns of k elements of `in`, from `first` on. */
 ml_input ml_input_part(const ml_input *in, int64_t k, int64_t first, int64_t columns);
 
@@ -35,10 +37,11 @@ enum { ML_LINEAR_PANEL = 32 };
 size_t ml_linear_scratch(int64_t cols);
 
 /* y[c*ldy + r] = dot(row r of w, column c) + bias[r], for r in [begin, end) and every column of `in`; bias may be NULL.
- * Runs on the calling thread; `scratch` as ml_linear_scratch() says, 64-byte aligned. Where `in` is prepared
- * and the dtype has whole-number kernels, those multiply. Else few columns, and plain dtypes with any number, use the
- * dot kernels on stored blocks; for many columns a panel of rows is decoded once and multiplied with OpenBLAS (a plain
- * loop under MOONLOOM_ISA=scalar). */
+ * Runs on the calling thread; `scratch` as ml_linear_scratch() says, 64-byte aligned. Where `in` is prepared, many
+ * columns go to the matrix unit if there is one (but weights in f32 stay f32), and the others to the whole-number
+ * kernels if the dtype has them. Else few columns, and plain dtypes with any number, use the dot kernels on stored
+ * blocks; for many columns a panel of rows is decoded once and multiplied with OpenBLAS (a plain loop under
+ * MOONLOOM_ISA=scalar). */
 void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const ml_input *in, float *y,
                     int64_t ldy, float *scratch);
 

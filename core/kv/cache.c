@@ -202,7 +202,7 @@ int ml_sequence_share(ml_cache *cache, ml_sequence *sequence, ml_page *const *pa
 }
 
 void ml_sequence_append(ml_sequence *sequence, int32_t id, int whole) {
-    const char *isa = ml_kernels_get()->isa;
+    const char *isa = ml_kernels_numbers();
     if (sequence->sound == 0) sequence->isa = isa;
     if (whole && sequence->sound == sequence->length && sequence->isa == isa) sequence->sound++;
     sequence->ids[sequence->length++] = id;

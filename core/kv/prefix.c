@@ -17,7 +17,7 @@ typedef struct ml_prefix {
     struct ml_prefix *parent, *children, *next; /* next: the parent's next child */
     struct ml_prefix *newer, *older;            /* by use; an ancestor is always newer than what hangs on it */
     struct ml_prefix *chained;                  /* in the same slot of the table */
-    const char *isa;                            /* the instruction set that computed it */
+    const char *isa;                            /* the instruction set (and precision) that computed it */
     uint64_t hash;
     int32_t count; /* tokens; below ML_PAGE_TOKENS there are no children */
     int32_t ids[ML_PAGE_TOKENS];
@@ -286,7 +286,7 @@ static int take(ml_cache *cache, ml_sequence *sequence, const found *what, const
 
 /* Looks for the `count` ids in full and shows the longest prefix of them, if that is more than the sequence has. */
 static int adopt(ml_cache *cache, ml_sequence *sequence, const int32_t *ids, int64_t count) {
-    const char *isa = ml_kernels_get()->isa;
+    const char *isa = ml_kernels_numbers();
     const found living = search_sequences(cache, ids, count, isa), kept = search_tree(cache->prefixes, ids, count, isa);
     const found *best = kept.tokens > living.tokens ? &kept : &living;
     if (best->tokens <= sequence->length) return ML_OK;

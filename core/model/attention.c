@@ -319,14 +319,14 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     attention_work work = {.cache = cache, .batch = b, .layer = layer};
     ml_batch_norm(b, w->attn_norm);
     ml_input normed = {.x = b->normed, .ld = d, .columns = rows};
-    ml_input_prepare(&normed, d, b->whole);
+    ml_input_prepare(&normed, d, NULL, b->whole);
     ml_linear(&w->attn_q, w->q_bias, &normed, b->q, queries);
     ml_linear(&w->attn_k, w->k_bias, &normed, b->k, keys);
     ml_linear(&w->attn_v, w->v_bias, &normed, b->v, keys);
     ml_parallel(rows, rows > 64 ? 32 : 4, append_rows, &work); /* neighbours share the cache lines of keys */
     attend_batch(&work);
     ml_input attended = {.x = b->attended, .ld = queries, .columns = rows};
-    ml_input_prepare(&attended, queries, b->whole);
+    ml_input_prepare(&attended, queries, NULL, b->whole);
     ml_linear(&w->attn_output, w->output_bias, &attended, b->normed, d);
     ml_parallel(rows, 4, add_rows, b);
     count_attention(b, cache, w);

@@ -201,11 +201,11 @@ int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
         ml_parallel(slots, 8, gather_slots, b);
         work.input.x = b->slots;
     }
-    ml_input_prepare(&work.input, d, b->whole);
+    ml_input_prepare(&work.input, d, b->expert_begin, b->whole);
     work.panels = (f + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
     ml_parallel(busy * work.panels, 1, run_gate_up, &work);
     work.input = (ml_input){.x = b->gate, .ld = f, .columns = slots};
-    ml_input_prepare(&work.input, f, b->whole);
+    ml_input_prepare(&work.input, f, b->expert_begin, b->whole);
     work.panels = (d + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
     ml_parallel(busy * work.panels, 1, run_down, &work);
     ml_parallel(b->active_rows, 4, combine_rows, b);

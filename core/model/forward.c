@@ -83,7 +83,7 @@ int ml_forward_head(ml_cache *cache, ml_batch *b) {
                                    b->normed + b->row[r].logits * d, d);
     }
     ml_input normed = {.x = b->normed, .ld = d, .columns = b->wanted};
-    ml_input_prepare(&normed, d, b->whole);
+    ml_input_prepare(&normed, d, NULL, b->whole);
     ml_linear(&m->head, NULL, &normed, b->logits, m->config.vocabulary);
     ml_batch_count(b, &m->head, b->wanted);
     return ML_OK;

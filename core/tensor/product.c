@@ -123,7 +123,7 @@ static int multiply(const float *x, int64_t n, const ml_tensor *w, const float *
     uint8_t *whole = ml_alloc_aligned((size_t)n, (size_t)ml_whole_bytes(k));
     int status = whole ? ml_scratch_reserve(ml_linear_scratch(k)) : ML_E_MEMORY;
     if (status == ML_OK) {
-        ml_input_prepare(&in, k, whole);
+        ml_input_prepare(&in, k, NULL, whole);
         ml_linear(&matrix, bias, &in, y, matrix.rows);
     }
     free(whole);

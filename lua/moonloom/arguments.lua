@@ -23,6 +23,8 @@ M.common = {
         .. "weights in mapped files, or copied into huge pages; default: map" },
     { name = "numa", type = "string", choices = { "off", "spread" }, doc = "spread: deal threads and new memory "
         .. "out over the machine's memory nodes; default: off" },
+    { name = "precision", type = "string", choices = { "bf16", "exact" },
+        doc = "of products on a matrix unit; default bf16" },
 }
 
 local function find(parameters, name)
@@ -158,6 +160,7 @@ function M.apply_common(checked)
     if checked.threads then ml.check(ml.C.ml_threads_set(checked.threads)) end
     if checked.numa then require("moonloom").numa(checked.numa) end
     if checked.load then require("moonloom").loading(checked.load) end
+    if checked.precision then require("moonloom").precision(checked.precision) end
 end
 
 return M
