@@ -113,8 +113,8 @@ int ml_numa_nodes(void);
  * Bytes per second of the best pass. */
 int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);
 /* Measures the multiply peak: all threads run the multiplication that prefill lives on (bf16 tiles under amx,
- * int16 pairs under avx2 and avx512, f32 under scalar) in registers for about `milliseconds`. Operations per second of
- * the best pass; a multiplication and an addition are two. */
+ * int16 pairs under avx2 and avx512, bytes under neon where it has SDOT, else f32) in registers for about
+ * `milliseconds`. Operations per second of the best pass; a multiplication and an addition are two. */
 int ml_machine_multiply_peak(double milliseconds, double *operations_per_second);
 
 /* ---- dtypes ----------------------------------------------------------------------------------- */

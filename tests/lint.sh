@@ -23,7 +23,7 @@ check() { # check LABEL COMMAND...
   fi
 }
 
-mapfile -t sources < <(git ls-files 'core/*.c' 'core/*.h' 'repl/*.c')
+mapfile -t sources < <(git ls-files 'core/*.c' 'core/*.h' 'repl/*.c' 'tests/tools/*.c')
 
 # Every file of core by itself, for the baseline of an architecture; kernel files get the flags CMake gives them.
 compile_all() { # compile_all COMPILER [flags]
@@ -32,7 +32,9 @@ compile_all() { # compile_all COMPILER [flags]
   for file in "${sources[@]}"; do
     [[ $file == core/*.c ]] || continue
     flags=()
-    if [[ $* != *--aarch64* ]]; then
+    if [[ $* == *--aarch64* ]]; then
+      [[ $file == */neon_panel.c ]] && flags=(-march=armv8.2-a+dotprod)
+    else
       case $file in
         */avx2*.c) flags=(-mavx2 -mfma -mf16c) ;;
         */amx.c) flags=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mamx-tile -mamx-bf16) ;;

@@ -94,6 +94,7 @@ static void detect(void) {
     snprintf(cpu.name, sizeof cpu.name, "aarch64");
     read_name(promises);
     cpu.neon = (promises & HWCAP_ASIMD) != 0;
+    cpu.dotprod = cpu.neon && (promises & HWCAP_ASIMDDP);
 }
 #else
 static void detect(void) {

@@ -20,8 +20,8 @@ enum {
 };
 
 /* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then room for the values as
- * high and low bytes and the sum of the high ones a block (avx512 fills it). A multiple of 64, and columns do not
- * follow at multiples of 4 KiB, where they would crowd the same sets of the L1 cache. */
+ * high and low bytes and the sum of the high ones a block (avx512 fills it; neon holds bytes only). A multiple of 64,
+ * and columns do not follow at multiples of 4 KiB, where they would crowd the same sets of the L1 cache. */
 static inline int64_t ml_whole_bytes(int64_t k) {
     const int64_t bytes = (k * 4 + k / ML_WHOLE_BLOCK * 8 + 63) / 64 * 64;
     return bytes % 4096 == 0 ? bytes + 64 : bytes;
@@ -175,9 +175,10 @@ void ml_kernels_avx512(ml_kernels *table);
 void ml_kernels_neon(ml_kernels *table);
 void ml_kernels_amx(ml_kernels *table);
 void ml_kernels_amx_emulated(ml_kernels *table);
-/* The whole-number products alone; the second where the CPU has AVX-512 VNNI. */
+/* The whole-number products alone; the second where the CPU has AVX-512 VNNI, the third where it has SDOT. */
 void ml_kernels_avx2_panel(ml_kernels *table);
 void ml_kernels_avx512_panel(ml_kernels *table);
+void ml_kernels_neon_panel(ml_kernels *table);
 /* attend_warm alone; the third where the CPU has AVX-512 VNNI. */
 void ml_kernels_scalar_warm(ml_kernels *table);
 void ml_kernels_avx2_warm(ml_kernels *table);

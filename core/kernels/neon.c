@@ -1,8 +1,10 @@
 /* Kernels for aarch64: four floats a vector. All of it is in the baseline of ARMv8.0 (f16 conversion and fused
  * multiplication too), so the file needs no flags of its own. */
 #if defined(__aarch64__)
+#include "base/cpu.h"
 #include "kernels/kernels.h"
 #include "tensor/blocks.h"
+#include "tensor/dtype.h"
 
 #include <arm_neon.h>
 #include <stddef.h>
@@ -154,6 +156,25 @@ static void unpack_q5_0(const uint8_t *block, int part, const float *scales, vf 
     signed_bytes(five_bits(high_nibbles(bytes), fifth >> 16), d, w + 4);
 }
 
+static void unpack_q8_0(const uint8_t *block, int part, const float *scales, vf *w) {
+    (void)part, (void)scales;
+    const vf d = set_f16(block);
+    const int8_t *qs = (const int8_t *)block + offsetof(ml_block_q8_0, qs);
+    signed_bytes(vld1q_s8(qs), d, w);
+    signed_bytes(vld1q_s8(qs + 16), d, w + 4);
+}
+
+/* Twice the values of e2m1 codes, which are whole numbers, times half of the scale: exact. */
+static void unpack_mxfp4(const uint8_t *block, int part, const float *scales, vf *w) {
+    static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    (void)part, (void)scales;
+    const uint8x16_t bytes = vld1q_u8(block + offsetof(ml_block_mxfp4, qs));
+    const int8x16_t table = vld1q_s8(twice);
+    const vf half = v_set(0.5f * ml_e8m0_to_f32(*block));
+    signed_bytes(vqtbl1q_s8(table, low_nibbles(bytes)), half, w);
+    signed_bytes(vqtbl1q_s8(table, high_nibbles(bytes)), half, w + 4);
+}
+
 /* scales[0..7] = d * scale, scales[8..15] = -dmin * min of the eight groups. */
 static void prepare_q4_k(const uint8_t *block, float *scales) {
     uint32_t s[3];
@@ -216,9 +237,16 @@ static void unpack_q6_k(const uint8_t *block, int part, const float *scales, vf 
 
 #include "kernels/vector.h"
 
+/* Without SDOT, int16 products run no faster than these in f32: many columns then go to OpenBLAS. */
+ROW_KERNELS(q8_0, 32, sizeof(ml_block_q8_0), NULL, unpack_q8_0)
+ROW_KERNELS(mxfp4, 32, sizeof(ml_block_mxfp4), NULL, unpack_mxfp4)
+
 void ml_kernels_neon(ml_kernels *table) {
     ml_kernels_scalar(table);
     fill(table, "neon", 8);
+    PUT(ML_Q8_0, q8_0);
+    PUT(ML_MXFP4, mxfp4);
+    if (ml_cpu_get()->dotprod) ml_kernels_neon_panel(table);
 }
 #else
 /* Nothing here for other processors. */
