@@ -494,6 +494,29 @@ int64_t ml_cache_kept(const ml_cache *cache);
  * wanted. Nothing is adopted where prefixes are off. */
 int ml_cache_adopt(ml_cache *cache, int32_t sequence, const int32_t *ids, int64_t count, int64_t *adopted);
 
+/* What becomes of pages as a sequence goes on. Zeros mean: all stays plain. */
+typedef struct ml_policy {
+    int64_t hot_tokens;        /* the newest tokens of a sequence that stay plain */
+    int64_t first_tokens;      /* the first tokens that do (attention sinks) */
+    const uint8_t *key_bits;   /* {layers, kv_heads}: 16 (plain), 8 or 4; NULL: all 16 */
+    const uint8_t *value_bits; /* likewise */
+    int rotate;                /* turn keys (ml_warm_rotate) before they are quantised */
+} ml_policy;
+
+/* Sets the policy of a cache; everything is copied. It may change at any time: ml_cache_settle() applies it from then on,
+ * to pages that are quantised already only where that makes them smaller. `rotate` can only change while no page is
+ * quantised. */
+int ml_cache_policy(ml_cache *cache, const ml_policy *policy);
+/* Quantises the full pages that the policy no longer keeps plain, in place for all sequences that share them; on all
+ * threads. To be called after ml_forward(), and after a new policy. Pages with infinite or NaN numbers stay plain, and so
+ * do all when memory for that runs out. A sequence that goes on in the middle of a quantised page gets a plain copy of
+ * it; its old tokens keep their codes when that is quantised again, so nothing is ever quantised twice. */
+int ml_cache_settle(ml_cache *cache);
+/* Pages of the cache that are in use, and how many of them are quantised. */
+void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised);
+/* Bytes of a page of `layer`: plain, or as the policy has full ones. */
+int64_t ml_cache_page_bytes(const ml_cache *cache, int32_t layer, int plain);
+
 /* ---- quantised pages, looked at by themselves ------------------------------------------------- */
 
 /* Pages of the cache hold 64 tokens. Warm ones hold, for each KV head, keys and values as codes of 8 or 4 bits with a

@@ -4,6 +4,9 @@
 local moonloom = require "moonloom"
 local progress = require "moonloom.progress"
 
+-- With kv, tokens are fed by the page, so that each sees only its own page plain.
+local PAGE = 64
+
 local M = {
     name = "perplexity",
     summary = "how well the model predicts a text file",
@@ -11,6 +14,9 @@ local M = {
         { name = "file", type = "path", positional = true, doc = "text file" },
         { name = "text", type = "string", doc = "or the text itself" },
         { name = "context", type = "integer", min = 2, doc = "tokens in a window; default: the model's, at most 512" },
+        { name = "kv", type = "string", doc = "bits of keys and values: 8, 4, or for example 8,4; default: all plain" },
+        { name = "hot", type = "integer", default = 0, min = 0, doc = "newest tokens that stay plain with kv" },
+        { name = "unrotated", type = "boolean", default = false, doc = "keys are quantised without being rotated" },
         { name = "cache", type = "string", default = "bf16", choices = { "bf16", "f32" }, doc = "keys and values" },
     },
 }
@@ -33,6 +39,15 @@ local function window(ids, first, bos, context)
     return list, last + 1
 end
 
+-- The policy that the words ask for, or nil.
+local function policy(args)
+    if not args.kv then return nil end
+    local keys, values = args.kv:match("^(%d+),?(%d*)$")
+    if not keys then moonloom.wrong_usage("kv is the bits of keys and values, such as 8 or 8,4, not " .. args.kv) end
+    return { key_bits = tonumber(keys), value_bits = tonumber(values ~= "" and values or keys),
+        hot_tokens = args.hot, rotate = not args.unrotated }
+end
+
 local Shown = { __tostring = function(result)
     return ("perplexity %.4f (%.4f nats a token) over %d tokens in windows of %d"):format(result.perplexity, result.nll,
         result.tokens, result.context)
@@ -44,11 +59,11 @@ function M.run(args)
     local context = args.context or math.min(model:config().context, 512)
     local ids, bos = model:tokenize(text, { special = false }), model:tokenize("", { bos = true })[1]
     local bar = progress.start { label = "perplexity", total = #ids, unit = "tokens" }
-    local session = model:session { cache = args.cache, prefixes = false }
+    local session = model:session { cache = args.cache, prefixes = false, kv = policy(args) }
     local count, sum, first = 0, 0, 1
     while first <= #ids do
         local list, after = window(ids, first, bos, context)
-        session:rewind(0):feed(list, { each = function(position, logits)
+        session:rewind(0):feed(list, { chunk = args.kv and PAGE or nil, each = function(position, logits)
             local following = list[position + 2]
             if not following then return end
             count, sum = count + 1, sum - logits:logprob(following)

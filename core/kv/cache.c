@@ -28,10 +28,15 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
     cache->kv_heads = model->config.kv_heads;
     cache->head_dim = model->config.head_dim;
     cache->vector_bytes = (int64_t)cache->head_dim * ml_dtype_bytes(dtype);
-    cache->page_bytes = cache->vector_bytes * ML_PAGE_TOKENS * cache->kv_heads * 2;
+    cache->rotated = 1;
     ml_model_retain(model);
     int status = ml_pool_create(0, &cache->pool);
-    if (status == ML_OK) status = ml_pool_size(cache->pool, cache->page_bytes);
+    cache->plain = ml_calloc(1, ml_format_size(cache->kv_heads));
+    if (status == ML_OK && !cache->plain) status = ML_E_MEMORY;
+    if (status == ML_OK) {
+        ml_format_lay_out(cache->plain, dtype, cache->kv_heads, cache->head_dim, 0, NULL, NULL);
+        status = ml_pool_size(cache->pool, cache->plain->bytes);
+    }
     if (status != ML_OK) {
         ml_cache_free(cache);
         return status;
@@ -50,13 +55,15 @@ void ml_cache_free(ml_cache *cache) {
         free(slab);
     }
     ml_pool_free(cache->pool);
+    ml_cache_forget_policy(cache);
+    free(cache->plain);
     free(cache->sequences);
     ml_model_free(cache->model);
     free(cache);
 }
 
 int64_t ml_cache_bytes(const ml_cache *cache) {
-    return cache->pages_used * cache->page_bytes;
+    return cache->bytes_used;
 }
 
 void ml_cache_memory(const ml_cache *cache, ml_pool_info *out) {
@@ -80,32 +87,53 @@ static int add_slab(ml_cache *cache) {
     return ML_OK;
 }
 
-static ml_page *page_take(ml_cache *cache) {
+uint8_t *ml_page_room(ml_cache *cache, int64_t bytes) {
     void *data;
-    if (!cache->free_pages && add_slab(cache) != ML_OK) return NULL;
-    while (ml_pool_take(cache->pool, cache->page_bytes, &data) != ML_OK) {
+    while (ml_pool_take(cache->pool, bytes, &data) != ML_OK) {
         if (!ml_prefix_forget(cache)) return NULL;
     }
+    return data;
+}
+
+/* A plain page. */
+static ml_page *page_take(ml_cache *cache) {
+    if (!cache->free_pages && add_slab(cache) != ML_OK) return NULL;
+    uint8_t *data = ml_page_room(cache, cache->plain->bytes);
+    if (!data) return NULL;
     ml_page *page = cache->free_pages;
     cache->free_pages = page->next;
-    *page = (ml_page){.references = 1, .data = data};
+    *page = (ml_page){.references = 1, .format = cache->plain, .data = data};
     cache->pages_used++;
+    cache->bytes_used += cache->plain->bytes;
     return page;
 }
 
 void ml_page_hold(ml_cache *cache, ml_page *page) {
-    if (page->references++ == page->kept) cache->pages_kept--;
+    if (page->references++ == page->kept) cache->bytes_kept -= page->format->bytes;
 }
 
 void ml_page_release(ml_cache *cache, ml_page *page) {
     if (--page->references > 0) {
-        if (page->references == page->kept) cache->pages_kept++;
+        if (page->references == page->kept) cache->bytes_kept += page->format->bytes;
         return;
     }
-    ml_pool_give(cache->pool, page->data, cache->page_bytes);
+    if (page->origin) ml_page_release(cache, page->origin);
+    ml_pool_give(cache->pool, page->data, page->format->bytes);
     page->next = cache->free_pages;
     cache->free_pages = page;
     cache->pages_used--;
+    cache->bytes_used -= page->format->bytes;
+    if (!page->format->plain) cache->warm_pages--;
+}
+
+void ml_page_replace(ml_cache *cache, ml_page *page, const ml_format *format, uint8_t *data) {
+    const int64_t more = format->bytes - page->format->bytes;
+    cache->bytes_used += more;
+    if (page->references == page->kept) cache->bytes_kept += more;
+    cache->warm_pages += page->format->plain - format->plain;
+    ml_pool_give(cache->pool, page->data, page->format->bytes);
+    page->format = format;
+    page->data = data;
 }
 
 static size_t pages_for(int64_t tokens) {
@@ -219,6 +247,7 @@ int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position) {
     if (pages_for(position) < (size_t)(s->length / ML_PAGE_TOKENS)) ml_prefix_keep(cache, s, 0);
     s->length = position;
     if (s->sound > position) s->sound = position;
+    if (s->settled > position / ML_PAGE_TOKENS) s->settled = position / ML_PAGE_TOKENS;
     trim(cache, s, position);
     ml_prefix_settle(cache);
     ml_cache_changed(cache);
@@ -251,15 +280,25 @@ int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence) {
 
 /* ---- room, writing, reading ---- */
 
-/* Gives the sequence a page of its own where it shares the one in `slot`. */
-static int unshare(ml_cache *cache, ml_sequence *sequence, size_t slot) {
-    ml_page *shared = sequence->pages[slot];
-    if (shared->references == 1) return ML_OK;
-    ml_page *own = page_take(cache);
-    if (!own) return ML_E_MEMORY;
-    memcpy(own->data, shared->data, (size_t)cache->page_bytes);
-    ml_page_release(cache, shared);
-    sequence->pages[slot] = own;
+/* Makes the page in `slot` one that only this sequence shows, and plain: it is about to be written from token `keep`
+ * on. What was quantised is decoded, and remembers the codes: when the page is quantised again, they come back. */
+static int open_page(ml_cache *cache, ml_sequence *sequence, size_t slot, int32_t keep) {
+    ml_page *page = sequence->pages[slot];
+    if (page->references > 1 || !page->format->plain) {
+        ml_page *own = page_take(cache);
+        if (!own) return ML_E_MEMORY;
+        ml_page_convert(page->format, page->data, cache->plain, own->data, NULL, 0);
+        own->origin = page->format->plain ? page->origin : page;
+        own->frozen = page->format->plain ? page->frozen : keep;
+        if (own->origin) ml_page_hold(cache, own->origin);
+        ml_page_release(cache, page);
+        sequence->pages[slot] = page = own;
+    }
+    if (page->frozen > keep) page->frozen = keep;
+    if (page->origin && page->frozen == 0) {
+        ml_page_release(cache, page->origin);
+        page->origin = NULL;
+    }
     return ML_OK;
 }
 
@@ -273,7 +312,7 @@ static int append_pages(ml_cache *cache, ml_sequence *sequence) {
             while (l-- > 0) ml_page_release(cache, pages[l]);
             return ML_E_MEMORY;
         }
-        memset(pages[l]->data, 0, (size_t)cache->page_bytes);
+        memset(pages[l]->data, 0, (size_t)cache->plain->bytes);
     }
     sequence->page_count++;
     return ML_OK;
@@ -313,7 +352,7 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
         const int fresh = page == sequence->page_count;
         if (fresh) status = append_pages(cache, sequence);
         for (size_t l = 0; status == ML_OK && !fresh && l < layers; l++) {
-            status = unshare(cache, sequence, page * layers + l);
+            status = open_page(cache, sequence, page * layers + l, (int32_t)(token - page_begin));
             if (status == ML_OK) clear_tokens(cache, sequence->pages[page * layers + l], token - page_begin, last);
         }
         token = page_begin + last;
@@ -322,15 +361,14 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
     return status;
 }
 
-/* The page of `layer` that holds `position`. */
-static uint8_t *page_at(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position) {
-    return sequence->pages[(size_t)(position / ML_PAGE_TOKENS) * (size_t)cache->layers + (size_t)layer]->data;
+const ml_page *ml_cache_page(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position) {
+    return sequence->pages[(size_t)(position / ML_PAGE_TOKENS) * (size_t)cache->layers + (size_t)layer];
 }
 
 void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,
                     const float *keys, const float *values) {
     const int64_t dim = cache->head_dim, count = cache->kv_heads * dim, token = position % ML_PAGE_TOKENS;
-    uint8_t *page = page_at(cache, sequence, layer, position);
+    uint8_t *page = ml_cache_page(cache, sequence, layer, position)->data;
     uint8_t *value = page + cache->kv_heads * side_bytes(cache) + token * cache->vector_bytes;
     if (cache->dtype == ML_F32) {
         float *column = (float *)(void *)page + token;
@@ -349,8 +387,7 @@ void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t 
 }
 
 void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
-                   const void **keys, const void **values) {
-    const uint8_t *page = page_at(cache, sequence, layer, position);
-    *keys = page + head * side_bytes(cache);
-    *values = page + (cache->kv_heads + head) * side_bytes(cache);
+                   ml_attend *work) {
+    const ml_page *page = ml_cache_page(cache, sequence, layer, position);
+    ml_page_show(page->format, page->data, head, work);
 }

@@ -2,18 +2,20 @@
 #ifndef ML_KV_CACHE_H
 #define ML_KV_CACHE_H
 
-#include "kernels/kernels.h"
+#include "kv/format.h"
 
 #include <stddef.h>
 
-/* A run of ML_PAGE_TOKENS tokens of one layer, as the attend kernel takes it: for each KV head keys {head_dim,
- * ML_PAGE_TOKENS} of the cache's dtype, so that the scores of neighbouring tokens lie side by side, then for each KV
- * head values {ML_PAGE_TOKENS, head_dim}. */
+/* A run of ML_PAGE_TOKENS tokens of one layer, in the numbers that its format says. All that is written to is plain. */
 typedef struct ml_page {
-    int32_t references;   /* sequences and kept prefixes that show this page */
-    int32_t kept;         /* the kept prefixes of them */
-    struct ml_page *next; /* in the free list */
-    uint8_t *data;        /* page_bytes, 64-byte aligned */
+    int32_t references;      /* sequences, kept prefixes and pages (`origin`) that show this page */
+    int32_t kept;            /* the kept prefixes of them */
+    struct ml_page *next;    /* in the free list */
+    const ml_format *format; /* owned by the cache */
+    uint8_t *data;           /* format->bytes, 64-byte aligned */
+    struct ml_page *origin;  /* held; a plain page that was decoded from a quantised one: that one, else NULL */
+    int32_t frozen;          /* tokens from the first on that still are the origin's */
+    int32_t queued;          /* it waits to be quantised (kv/settle.c) */
 } ml_page;
 
 /* Descriptors of pages are made by the slab. */
@@ -33,6 +35,7 @@ typedef struct ml_sequence {
     size_t capacity;   /* of `pages`, in pointers */
     int32_t *ids;      /* {length}: the tokens */
     size_t ids_capacity;
+    int64_t settled; /* pages from the first on that the policy has been applied to */
     int64_t sound;   /* tokens from the first on that whole forward passes of one instruction set computed */
     const char *isa; /* its name, of that very pointer; NULL while sound is 0 */
 } ml_sequence;
@@ -41,17 +44,24 @@ struct ml_cache {
     ml_model *model; /* retained */
     int dtype;
     int32_t layers, kv_heads, head_dim;
-    int64_t vector_bytes; /* one key or value of one head */
-    int64_t page_bytes;
-    uint64_t epoch; /* a number never used before, whenever lengths or pages change */
+    int64_t vector_bytes;   /* one key or value of one head in a plain page */
+    ml_format *plain;       /* of pages that are written to */
+    ml_format **formats;    /* {format_count}: every quantised format that was asked for */
+    const ml_format **goal; /* {layers}: what full pages become; see ml_cache_policy() */
+    size_t format_count, format_capacity;
+    int64_t hot_tokens, first_tokens; /* the newest and the first tokens of a sequence that stay plain */
+    int64_t warm_pages;               /* pages in use that are not plain */
+    int rotated;                      /* how keys are quantised; fixed while there are warm pages */
+    uint64_t epoch;                   /* a number never used before, whenever lengths or pages change */
     ml_sequence *sequences;
     size_t count, capacity;
     ml_pool *pool; /* of the pages' data */
     ml_slab *slabs;
     ml_page *free_pages; /* descriptors without data */
     int64_t pages_used;
+    int64_t bytes_used;    /* of these */
     ml_prefixes *prefixes; /* what closed sequences leave behind, or NULL: nothing */
-    int64_t pages_kept;    /* pages that only prefixes show */
+    int64_t bytes_kept;    /* of pages that only prefixes show */
 };
 
 /* The sequence of that number, or NULL with ml_last_error() set. */
@@ -61,6 +71,10 @@ void ml_cache_changed(ml_cache *cache);
 /* One more holder of a page; one less, and the page is free after the last. */
 void ml_page_hold(ml_cache *cache, ml_page *page);
 void ml_page_release(ml_cache *cache, ml_page *page);
+/* Room for the data of a page of `bytes`, from the pool; kept prefixes go if there is none. NULL without memory. */
+uint8_t *ml_page_room(ml_cache *cache, int64_t bytes);
+/* Gives a page other data, in another format; all who show it see that. Its old data goes back to the pool. */
+void ml_page_replace(ml_cache *cache, ml_page *page, const ml_format *format, uint8_t *data);
 /* Makes the empty sequence show the first `tokens` of the pages {pages, layers} and take their ids. ML_E_MEMORY leaves
  * it empty. */
 int ml_sequence_share(ml_cache *cache, ml_sequence *sequence, ml_page *const *pages, const int32_t *ids,
@@ -76,10 +90,14 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count);
  * dtype. */
 void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,
                     const float *keys, const float *values);
-/* Keys {head_dim, ML_PAGE_TOKENS} and values {ML_PAGE_TOKENS, head_dim} of KV head `head` in the page that holds
- * `position`; token t of the page is column t of the keys and row t of the values. Tokens that the sequence has not
- * reserved are readable, but anything may stand there (what a rewind left). Valid until the sequence's pages change. */
+/* The page of `layer` that holds `position`. */
+const ml_page *ml_cache_page(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position);
+/* Puts the keys and values of KV head `head` in the page that holds `position` into what the attend kernels read.
+ * Tokens that the sequence has not reserved are readable, but anything may stand there (what a rewind left). Valid
+ * until the sequence's pages change. */
 void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
-                   const void **keys, const void **values);
+                   ml_attend *work);
+/* Frees what the policy holds. */
+void ml_cache_forget_policy(ml_cache *cache);
 
 #endif

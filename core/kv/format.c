@@ -31,7 +31,8 @@ void ml_format_lay_out(ml_format *format, int dtype, int32_t kv_heads, int32_t h
     format->rotated = rotated;
     format->plain = 1;
     for (int32_t i = 0; i < 2 * kv_heads; i++) {
-        format->sides[i].bits = i < kv_heads ? key_bits[i] : value_bits[i - kv_heads];
+        const uint8_t *bits = i < kv_heads ? key_bits : value_bits;
+        format->sides[i].bits = bits ? bits[i % kv_heads] : 16;
         if (format->sides[i].bits != 16) format->plain = 0;
     }
     int64_t offset = format->plain ? 0 : lines(2 * kv_heads * (int64_t)sizeof(float));
@@ -213,7 +214,7 @@ static void put_codes(const float *x, int64_t head_dim, int bits, int values, in
     }
 }
 
-/* One side; `before` as in ml_page_encode, its unit in *unit, or NULL. 0 if a number is not finite. */
+/* One side; `before` as in ml_page_convert, its unit in *unit, or NULL. 0 if a number is not finite. */
 static int encode_side(float *x, int64_t head_dim, int bits, int values, int rotated, const uint8_t *before,
                        int64_t frozen, int64_t bytes, uint8_t *side, float *unit) {
     const float own = unit_of(x, head_dim * PAGE);
@@ -257,50 +258,39 @@ static void decode_side(const uint8_t *side, int64_t head_dim, int bits, int val
 
 /* ---- pages ---- */
 
-static int rotated_side(const ml_format *format, int values) {
-    return format->rotated && !values;
+static float unit_at(const ml_format *format, const uint8_t *page, int32_t side) {
+    return format->plain ? 1 : ((const float *)(const void *)page)[side];
 }
 
-int ml_page_encode(const ml_format *plain, const uint8_t *from, const ml_format *to, uint8_t *page,
-                   const uint8_t *before, int64_t frozen) {
+int ml_page_convert(const ml_format *format, const uint8_t *from, const ml_format *to, uint8_t *out,
+                    const uint8_t *before, int64_t frozen) {
     float x[MAX * PAGE];
-    float *units = (float *)(void *)page;
-    const float *before_units = (const float *)(const void *)before;
-    const int32_t heads = to->kv_heads;
-    memset(page, 0, (size_t)to->bytes);
-    for (int32_t i = 0; i < 2 * heads; i++) {
-        const ml_side *side = &to->sides[i];
-        const uint8_t *numbers = from + plain->sides[i].offset;
-        const int values = i >= heads;
-        const int64_t bytes = side_bytes(to->dtype, to->head_dim, side->bits, values);
-        if (side->bits == 16) {
-            memcpy(page + side->offset, numbers, (size_t)bytes);
+    float *units = (float *)(void *)out;
+    if (!to->plain) memset(out, 0, (size_t)to->bytes);
+    for (int32_t i = 0; i < 2 * to->kv_heads; i++) {
+        const ml_side *old = &format->sides[i], *new = &to->sides[i];
+        const int values = i >= to->kv_heads, dim = to->head_dim;
+        const int turned = format->rotated && !values, turn = to->rotated && !values;
+        const uint8_t *side = from + old->offset;
+        const float unit = unit_at(format, from, i);
+        const int64_t bytes = side_bytes(to->dtype, dim, new->bits, values);
+        if (new->bits == old->bits && (new->bits == 16 || turn == turned)) {
+            memcpy(out + new->offset, side, (size_t)bytes);
+            if (!to->plain) units[i] = unit;
             continue;
         }
-        load_side(numbers, plain->dtype, plain->head_dim, values, x);
-        const uint8_t *old = frozen > 0 ? before + side->offset : NULL;
-        if (old) units[i] = before_units[i];
-        if (!encode_side(x, to->head_dim, side->bits, values, rotated_side(to, values), old, frozen, bytes,
-                         page + side->offset, &units[i])) {
-            return 0;
+        if (old->bits == 16) {
+            load_side(side, format->dtype, dim, values, x);
+        } else {
+            decode_side(side, dim, old->bits, values, turned, unit, x);
         }
+        if (new->bits == 16) {
+            store_side(out + new->offset, to->dtype, dim, values, x);
+            continue;
+        }
+        const uint8_t *codes = frozen > 0 ? before + new->offset : NULL;
+        if (codes) units[i] = unit_at(to, before, i);
+        if (!encode_side(x, dim, new->bits, values, turn, codes, frozen, bytes, out + new->offset, &units[i])) return 0;
     }
     return 1;
-}
-
-void ml_page_decode(const ml_format *format, const uint8_t *page, const ml_format *plain, uint8_t *to) {
-    float x[MAX * PAGE];
-    const float *units = (const float *)(const void *)page;
-    for (int32_t i = 0; i < 2 * format->kv_heads; i++) {
-        const ml_side *side = &format->sides[i];
-        const int values = i >= format->kv_heads;
-        if (side->bits == 16) {
-            memcpy(to + plain->sides[i].offset, page + side->offset,
-                   (size_t)side_bytes(format->dtype, format->head_dim, 16, values));
-            continue;
-        }
-        decode_side(page + side->offset, format->head_dim, side->bits, values, rotated_side(format, values), units[i],
-                    x);
-        store_side(to + plain->sides[i].offset, plain->dtype, plain->head_dim, values, x);
-    }
 }

@@ -42,7 +42,7 @@ typedef struct ml_format {
 /* Bytes of an ml_format. */
 size_t ml_format_size(int32_t kv_heads);
 /* Fills `format`, which has room for ml_format_size(kv_heads) bytes. key_bits and value_bits {kv_heads} are 16, 8 or 4
- * each, head_dim a multiple of 8 up to ML_MAX_HEAD_DIM. */
+ * each (NULL: all 16), head_dim a multiple of 8 up to ML_MAX_HEAD_DIM. */
 void ml_format_lay_out(ml_format *format, int dtype, int32_t kv_heads, int32_t head_dim, int rotated,
                        const uint8_t *key_bits, const uint8_t *value_bits);
 /* 1 if pages of the two are laid out alike. */
@@ -51,15 +51,14 @@ int ml_format_same(const ml_format *a, const ml_format *b);
 /* Puts KV head `head` of a page into what the attend kernel reads: keys, values, dtype, bits and units. */
 void ml_page_show(const ml_format *format, const uint8_t *page, int32_t head, ml_attend *work);
 
-/* Quantises the full page `from` of `plain`, which is a plain format, into `to`, which has the same dtype, heads and
- * head_dim. Of the first `frozen` tokens the codes are taken from `before`, the page of format `to` that they were
- * decoded from: so a token is quantised once, however often its page becomes plain and comes back (unless the new
- * tokens are far larger: then all are quantised anew). Returns 0, and `page` is worth nothing, if a number is infinite
- * or NaN: no code stands for that. Takes 64 KiB of stack. */
-int ml_page_encode(const ml_format *plain, const uint8_t *from, const ml_format *to, uint8_t *page,
-                   const uint8_t *before, int64_t frozen);
-/* The numbers that `page` stands for, as a page of `plain`, rounded to its dtype. */
-void ml_page_decode(const ml_format *format, const uint8_t *page, const ml_format *plain, uint8_t *to);
+/* Writes the full page `from` as a page of format `to`, which has the same dtype, heads and head_dim: a side of other
+ * bits is decoded and quantised anew. Of the first `frozen` tokens the codes are taken from `before`, the page of
+ * format `to` that they were decoded from (frozen = 0: NULL): so a token is quantised once, however often its page
+ * becomes plain and comes back (unless the new tokens are far larger: then all are quantised anew). Returns 0, and
+ * `out` is worth nothing, if a number to be quantised is infinite or NaN: no code stands for that. Takes 64 KiB of
+ * stack. */
+int ml_page_convert(const ml_format *format, const uint8_t *from, const ml_format *to, uint8_t *out,
+                    const uint8_t *before, int64_t frozen);
 
 /* Turns a vector of `n` elements by the orthogonal and symmetric matrix D H D: H the Walsh-Hadamard matrix in blocks of
  * the largest power of two that divides n, over its root. It is its own inverse. */

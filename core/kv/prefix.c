@@ -133,7 +133,7 @@ int ml_prefix_forget(ml_cache *cache) {
     }
     for (int32_t l = 0; l < cache->layers; l++) {
         ml_page *page = node->pages[l];
-        if (page->references == page->kept) cache->pages_kept--;
+        if (page->references == page->kept) cache->bytes_kept -= page->format->bytes;
         page->kept--;
         ml_page_release(cache, page); /* counts it again if another prefix shows it */
     }
@@ -143,7 +143,7 @@ int ml_prefix_forget(ml_cache *cache) {
 }
 
 void ml_prefix_settle(ml_cache *cache) {
-    while (cache->prefixes && cache->pages_kept * cache->page_bytes > cache->prefixes->budget) ml_prefix_forget(cache);
+    while (cache->prefixes && cache->bytes_kept > cache->prefixes->budget) ml_prefix_forget(cache);
 }
 
 void ml_prefixes_free(ml_cache *cache) {
@@ -230,7 +230,7 @@ int ml_cache_keep(ml_cache *cache, int64_t bytes) {
 }
 
 int64_t ml_cache_kept(const ml_cache *cache) {
-    return cache->pages_kept * cache->page_bytes;
+    return cache->bytes_kept;
 }
 
 /* ---- adopting ---- */

@@ -22,6 +22,7 @@ typedef struct saving {
     ml_file file;
     ml_packer **packers; /* {threads} */
     int threads;
+    uint8_t *plain;          /* {threads, bytes of a plain page}: what quantised pages stand for */
     uint8_t *packed;         /* {GROUP, bound} */
     size_t bound;            /* of a packed page */
     ml_saved_entry *entries; /* {pages} */
@@ -36,8 +37,14 @@ static void pack_pages(void *arg, int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; i++) {
         const ml_page *page = s->sequence->pages[s->first + i];
         uint8_t *out = s->packed + (size_t)i * s->bound;
-        const size_t bytes = (size_t)cache->page_bytes, element = (size_t)ml_dtype_bytes(cache->dtype);
-        const size_t packed = ml_pack(s->packers[thread], page->data, bytes, element, out);
+        const size_t bytes = (size_t)cache->plain->bytes, element = (size_t)ml_dtype_bytes(cache->dtype);
+        const uint8_t *data = page->data;
+        if (!page->format->plain) {
+            uint8_t *decoded = s->plain + (size_t)thread * bytes;
+            ml_page_convert(page->format, data, cache->plain, decoded, NULL, 0);
+            data = decoded;
+        }
+        const size_t packed = ml_pack(s->packers[thread], data, bytes, element, out);
         if (packed == 0) {
             atomic_store(&s->status, ML_E_MEMORY);
             continue;
@@ -140,15 +147,16 @@ static int write_all(saving *s, const char *text) {
 }
 
 static int allocate(saving *s) {
-    s->bound = ml_packed_bound((size_t)s->cache->page_bytes);
+    s->bound = ml_packed_bound((size_t)s->cache->plain->bytes);
     s->threads = ml_threads_count();
     s->entries = ml_calloc((size_t)s->pages, sizeof *s->entries);
     s->packed = ml_alloc_aligned(GROUP, s->bound);
+    s->plain = ml_alloc_aligned((size_t)s->threads, (size_t)s->cache->plain->bytes);
     s->packers = ml_calloc((size_t)s->threads, sizeof *s->packers);
-    if (!s->entries || !s->packed || !s->packers) return ML_E_MEMORY;
+    if (!s->entries || !s->packed || !s->plain || !s->packers) return ML_E_MEMORY;
     int status = ML_OK;
     for (int i = 0; status == ML_OK && i < s->threads; i++) {
-        status = ml_packer_create((size_t)s->cache->page_bytes, &s->packers[i]);
+        status = ml_packer_create((size_t)s->cache->plain->bytes, &s->packers[i]);
     }
     return status;
 }
@@ -158,6 +166,7 @@ static void release(saving *s) {
     for (int i = 0; s->packers && i < s->threads; i++) ml_packer_free(s->packers[i]);
     free(s->packers);
     free(s->packed);
+    free(s->plain);
     free(s->entries);
 }
 

@@ -237,7 +237,7 @@ static int check_shape(const ml_saved *saved, const ml_cache *cache, int64_t pag
     int fits = h->info.layers == cache->layers && h->kv_heads == cache->kv_heads && h->head_dim == cache->head_dim &&
                h->info.dtype == cache->dtype;
     for (int64_t i = 0; fits && i < pages; i++) {
-        fits = saved->entries[i].format == ML_SAVED_PLAIN && saved->entries[i].bytes == cache->page_bytes;
+        fits = saved->entries[i].format == ML_SAVED_PLAIN && saved->entries[i].bytes == cache->plain->bytes;
     }
     return fits ? ML_OK : ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: its pages differ", saved->path);
 }

@@ -44,11 +44,11 @@ static int head_open(const ml_tensor *x, int key_bits, int value_bits, int rotat
     if (!valid_bits(key_bits) || !valid_bits(value_bits)) {
         return ml_error(ML_E_ARGUMENT, "keys and values have 16, 8 or 4 bits, not %d and %d", key_bits, value_bits);
     }
-    const uint8_t all = 16, keys = (uint8_t)key_bits, values = (uint8_t)value_bits;
+    const uint8_t keys = (uint8_t)key_bits, values = (uint8_t)value_bits;
     head->plain = ml_calloc(1, ml_format_size(1));
     head->format = ml_calloc(1, ml_format_size(1));
     if (!head->plain || !head->format) return ML_E_MEMORY;
-    ml_format_lay_out(head->plain, ML_F32, 1, (int32_t)dim, rotated, &all, &all);
+    ml_format_lay_out(head->plain, ML_F32, 1, (int32_t)dim, 0, NULL, NULL);
     ml_format_lay_out(head->format, ML_F32, 1, (int32_t)dim, rotated, &keys, &values);
     head->from = ml_alloc_aligned(1, (size_t)head->plain->bytes);
     head->page = ml_alloc_aligned(1, (size_t)head->format->bytes);
@@ -66,7 +66,7 @@ static int head_fill(const warm_head *head, const float *keys, const float *valu
             to_values[p * dim + i] = values[token * dim + i];
         }
     }
-    if (ml_page_encode(head->plain, head->from, head->format, head->page, NULL, 0)) return ML_OK;
+    if (ml_page_convert(head->plain, head->from, head->format, head->page, NULL, 0)) return ML_OK;
     return ml_error(ML_E_ARGUMENT, "infinite or NaN numbers cannot be quantised");
 }
 
@@ -82,7 +82,7 @@ int ml_warm_round(const ml_tensor *x, int values, int bits, int rotated, ml_tens
     for (int64_t t = 0; status == ML_OK && t < tokens; t += PAGE) {
         status = head_fill(&head, from, from, tokens, t);
         if (status != ML_OK) break;
-        ml_page_decode(head.format, head.page, head.plain, head.from);
+        ml_page_convert(head.format, head.page, head.plain, head.from, NULL, 0);
         const float *keys = (const float *)(const void *)head.from, *rows = keys + dim * PAGE;
         for (int64_t p = 0; p < PAGE && t + p < tokens; p++) {
             float *to = floats_of(result) + (t + p) * dim;

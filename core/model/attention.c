@@ -30,6 +30,37 @@ static void append_rows(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
+/* Queries of a row that share a KV head, scaled, to `out`. */
+static void scale_queries(const ml_batch *b, int64_t row, int64_t head, float *out) {
+    const ml_config *c = &b->model->config;
+    const int64_t n = (int64_t)(c->heads / c->kv_heads) * c->head_dim;
+    const float scale = 1.0f / sqrtf((float)c->head_dim);
+    const float *from = b->q + (row * c->kv_heads + head) * n;
+    for (int64_t i = 0; i < n; i++) out[i] = from[i] * scale;
+}
+
+/* The queries of a row and KV head in whole numbers, {kv_heads, capacity, group}: those of neighbouring rows follow. */
+static uint8_t *whole_queries(const ml_batch *b, int64_t row, int64_t head) {
+    const ml_config *c = &b->model->config;
+    return b->queries + (head * b->capacity + row) * (c->heads / c->kv_heads) * ml_query_bytes(c->head_dim);
+}
+
+/* Makes them, for quantised pages. Items are (row, head). */
+static void quantize_queries(void *arg, int64_t begin, int64_t end, int thread) {
+    const attention_work *work = arg;
+    const ml_batch *b = work->batch;
+    const ml_config *c = &b->model->config;
+    float *q = ml_scratch(thread);
+    for (int64_t i = begin; i < end; i++) {
+        uint8_t *out = whole_queries(b, i / c->kv_heads, i % c->kv_heads);
+        scale_queries(b, i / c->kv_heads, i % c->kv_heads, q);
+        for (int64_t h = 0; h < c->heads / c->kv_heads; h++) {
+            if (work->cache->rotated) ml_rotate(q + h * c->head_dim, c->head_dim);
+            ml_query_quantize(q + h * c->head_dim, c->head_dim, out + h * ml_query_bytes(c->head_dim));
+        }
+    }
+}
+
 /* ---- attention ----
  *
  * The order of the sums of a row is fixed by positions alone: chunks of CHUNK tokens are walked page by page, each from
@@ -149,11 +180,8 @@ static void finish_tile(const attention_work *work, const ml_tile *tile, int32_t
 /* The queries of a tile that share a KV head, scaled. */
 static void gather_queries(const attention_work *work, const ml_tile *tile, int32_t head, float *q) {
     const ml_config *c = &work->batch->model->config;
-    const int64_t n = group_of(c) * c->head_dim;
-    const float scale = 1.0f / sqrtf((float)c->head_dim);
     for (int64_t r = 0; r < tile->rows; r++) {
-        const float *from = work->batch->q + ((tile->row + r) * c->kv_heads + head) * n;
-        for (int64_t i = 0; i < n; i++) q[r * n + i] = from[i] * scale;
+        scale_queries(work->batch, tile->row + r, head, q + r * group_of(c) * c->head_dim);
     }
 }
 
@@ -171,6 +199,7 @@ static int64_t first_seen(const attention_work *work, int64_t position) {
 static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_t head, int64_t chunk,
                          const attend_scratch *s, attend_state state) {
     const ml_cache *cache = work->cache;
+    const ml_kernels *kernels = ml_kernels_get();
     const ml_config *c = &work->batch->model->config;
     const ml_row *row = &work->batch->row[tile->row];
     const ml_sequence *sequence = &cache->sequences[row->sequence];
@@ -179,7 +208,7 @@ static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_
     ml_attend page = {.rows = tile->rows, .group = group_of(c), .head_dim = c->head_dim, .q = s->q};
     page.from = s->from;
     page.to = s->to;
-    page.dtype = cache->dtype;
+    page.whole = whole_queries(work->batch, tile->row, head);
     page.area = s->area;
     page.top = state.top;
     page.sum = state.sum;
@@ -192,9 +221,15 @@ static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_
             s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
         }
         const int64_t next = t + ML_PAGE_TOKENS < end ? t + ML_PAGE_TOKENS : t;
-        ml_cache_read(cache, sequence, work->layer, t, head, &page.keys, &page.values);
-        ml_cache_read(cache, sequence, work->layer, next, head, &page.next_keys, &page.next_values);
-        ml_kernels_get()->attend(&page);
+        ml_cache_read(cache, sequence, work->layer, next, head, &page);
+        page.next_keys = page.keys;
+        page.next_values = page.values;
+        ml_cache_read(cache, sequence, work->layer, t, head, &page);
+        if (page.key_bits == 16 && page.value_bits == 16) {
+            kernels->attend(&page);
+        } else {
+            kernels->attend_warm(&page);
+        }
     }
 }
 
@@ -295,17 +330,37 @@ static void add_rows(void *arg, int64_t begin, int64_t end, int thread) {
     ml_kernels_get()->axpy(1, b->normed + begin * d, b->residual + begin * d, (end - begin) * d);
 }
 
+/* Bytes a token of what a row that sees `seen` tokens reads: of all its pages, the last included. */
+static double bytes_per_token(const attention_work *work, const ml_row *row, int64_t seen) {
+    const ml_cache *cache = work->cache;
+    if (cache->warm_pages == 0) return (double)cache->plain->bytes / ML_PAGE_TOKENS;
+    const int64_t first = (row->position + 1 - seen) / ML_PAGE_TOKENS, last = row->position / ML_PAGE_TOKENS;
+    double bytes = 0;
+    for (int64_t page = first; page <= last; page++) {
+        bytes += (double)ml_cache_page(cache, &cache->sequences[row->sequence], work->layer, page * ML_PAGE_TOKENS)
+                     ->format->bytes;
+    }
+    return bytes / (double)((last + 1 - first) * ML_PAGE_TOKENS);
+}
+
 /* What the attention of this layer reads and multiplies. */
-static void count_attention(ml_batch *b, const ml_cache *cache, const ml_layer *w) {
+static void count_attention(const attention_work *work) {
+    ml_batch *b = work->batch;
     const ml_config *c = &b->model->config;
+    const ml_layer *w = &b->model->layers[work->layer];
     ml_batch_count(b, &w->attn_q, b->active_rows);
     ml_batch_count(b, &w->attn_k, b->active_rows);
     ml_batch_count(b, &w->attn_v, b->active_rows);
     ml_batch_count(b, &w->attn_output, b->active_rows);
-    for (int64_t r = 0; r < b->active_rows; r++) {
-        const int64_t all = b->row[r].position + 1, seen = w->window > 0 && all > w->window ? w->window : all;
-        b->work.cache_bytes += seen * cache->vector_bytes * c->kv_heads * 2;
-        b->work.operations += 4.0 * (double)seen * c->heads * c->head_dim;
+    for (int64_t i = 0; i < work->tiles; i++) {
+        const ml_tile *tile = &b->tiles[i];
+        double bytes = 0; /* a token, by the first row of the tile */
+        for (int64_t r = tile->row; r < tile->row + tile->rows; r++) {
+            const int64_t seen = b->row[r].position + 1 - first_seen(work, b->row[r].position);
+            if (bytes == 0) bytes = bytes_per_token(work, &b->row[r], seen);
+            b->work.cache_bytes += (int64_t)((double)seen * bytes);
+            b->work.operations += 4.0 * (double)seen * c->heads * c->head_dim;
+        }
     }
 }
 
@@ -324,11 +379,12 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     ml_linear(&w->attn_k, w->k_bias, &normed, b->k, keys);
     ml_linear(&w->attn_v, w->v_bias, &normed, b->v, keys);
     ml_parallel(rows, rows > 64 ? 32 : 4, append_rows, &work); /* neighbours share the cache lines of keys */
+    if (cache->warm_pages > 0) ml_parallel(rows * c->kv_heads, 8, quantize_queries, &work);
     attend_batch(&work);
     ml_input attended = {.x = b->attended, .ld = queries, .columns = rows};
     ml_input_prepare(&attended, queries, NULL, b->whole);
     ml_linear(&w->attn_output, w->output_bias, &attended, b->normed, d);
     ml_parallel(rows, 4, add_rows, b);
-    count_attention(b, cache, w);
+    count_attention(&work);
     return ML_OK;
 }

@@ -37,6 +37,7 @@ static size_t lay_out(ml_batch *b, uint8_t *arena) {
     b->attended = carve(arena, &used, rows * c->heads * c->head_dim, sizeof(float));
     b->k = carve(arena, &used, rows * c->kv_heads * c->head_dim, sizeof(float));
     b->v = carve(arena, &used, rows * c->kv_heads * c->head_dim, sizeof(float));
+    b->queries = carve(arena, &used, rows * c->heads, (size_t)ml_query_bytes(c->head_dim));
     b->tiles = carve(arena, &used, rows, sizeof *b->tiles);
     b->parts = carve(arena, &used, ml_attention_parts(c), sizeof(float));
     b->router_logits = carve(arena, &used, rows * experts, sizeof(float));

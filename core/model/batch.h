@@ -42,6 +42,7 @@ struct ml_batch {
     float *normed;          /* {R, D} */
     float *q, *attended;    /* {R, H h} */
     float *k, *v;           /* {R, G h} */
+    uint8_t *queries;       /* {G, capacity, H / G} of ml_query_bytes(h): q for quantised pages */
     ml_tile *tiles;         /* {R} */
     float *parts;           /* ml_attention_parts(): partial results of a context that threads share */
     float *router_logits;   /* {R, E} */

@@ -75,6 +75,7 @@ function Batch:forward()
     local cache = cache_of(self)
     self.epoch[0] = self.epoch[0] + 1
     check(C.ml_forward(cache, self._handle))
+    check(C.ml_cache_settle(cache))
     self.added = no_rows()
     return self
 end
@@ -121,7 +122,9 @@ end
 
 --- Adds the rows to their sessions.
 function Batch:commit()
-    check(C.ml_forward_commit(cache_of(self), self._handle))
+    local cache = cache_of(self)
+    check(C.ml_forward_commit(cache, self._handle))
+    check(C.ml_cache_settle(cache))
     self.added = no_rows()
     return self
 end

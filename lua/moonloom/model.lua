@@ -86,10 +86,12 @@ function Model:bytes_per_token()
 end
 
 --- model:session{ cache = "bf16" | "f32", prefixes = true } -> an empty session. It shares its cache with the other
---- sessions of the model; with prefixes = false it has one of its own and computes every token itself.
+--- sessions of the model; with prefixes = false it has one of its own and computes every token itself. So it has with
+--- kv = { bits = 8, ... }, a policy for keys and values: see moonloom.policy.
 function Model:session(options)
     options = options or {}
-    return session.new(self, options.cache, options.prefixes == false or self.prefixes == 0)
+    local alone = options.prefixes == false or self.prefixes == 0 or options.kv ~= nil
+    return session.new(self, options.cache, alone, options.kv)
 end
 
 -- The cache of that kind which the model's sessions share.

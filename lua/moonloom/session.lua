@@ -5,6 +5,7 @@
 local ffi = require "ffi"
 local memory = require "moonloom.memory"
 local ml = require "moonloom.ffi"
+local policy = require "moonloom.policy"
 local C, check = ml.C, ml.check
 
 local M = {}
@@ -59,8 +60,8 @@ local function new_session(model, cache, sequence)
 end
 
 --- An empty session of `model` whose cache is of `kind`, "bf16" (default) or "f32"; with `alone` it has a cache of its
---- own, which remembers no prefixes.
-function M.new(model, kind, alone)
+--- own, which remembers no prefixes. `kv` is a policy for a cache of its own (see moonloom.policy).
+function M.new(model, kind, alone, kv)
     kind = kind or "bf16"
     local cache = alone and new_cache(model, kind, 0) or model:cache(kind)
     local out = ffi.new("int32_t[1]")
@@ -69,7 +70,9 @@ function M.new(model, kind, alone)
         if alone then C.ml_cache_free(cache.handle) end
         check(status)
     end
-    return new_session(model, cache, out[0])
+    local self = new_session(model, cache, out[0])
+    if kv then self:policy(kv) end
+    return self
 end
 
 -- ---- fields and bookkeeping
@@ -122,6 +125,21 @@ function Session:stats()
     return report
 end
 
+--- session:policy{ bits = 8, hot_tokens = 1024 }: what becomes of keys and values as the session goes on; see
+--- moonloom.policy for all fields. It holds for all sessions that share the cache, and may change between two tokens.
+--- Returns the session.
+function Session:policy(kv)
+    policy.apply(self:shared_cache().handle, self.model:config(), kv)
+    return self
+end
+
+--- Pages of the cache that are in use, and how many of them are quantised.
+function Session:pages()
+    local pages, quantised = ffi.new("int64_t[1]"), ffi.new("int64_t[1]")
+    C.ml_cache_pages(self:shared_cache().handle, pages, quantised)
+    return tonumber(pages[0]), tonumber(quantised[0])
+end
+
 -- ---- going forward
 
 local function keep_logits(self, batch, row)
@@ -171,18 +189,19 @@ local function adopt(self, ids)
     return adopted
 end
 
---- session:feed(text | ids, { progress =, each =, special = }) -> session
+--- session:feed(text | ids, { progress =, each =, special =, chunk = }) -> session
 -- Feeds a prompt in chunks; logits of its last token are there afterwards. An empty session begins with the
 -- begin-of-text token where the file asks for it (for text, not for ids). `special = false` takes names such as
 -- <|start|> as plain text. `progress(done, total)` is called after each chunk, `each(position, logits)` for every
--- token. If it is interrupted, the chunks that are done stay: session.position tells how far it came.
--- What an open or closed session of the model has computed for the same beginning is taken over, not computed again
--- (session.adopted counts these tokens), unless `each` wants to see every token.
+-- token. `chunk` is the number of tokens in a chunk at most. If it is interrupted, the chunks that are done stay:
+-- session.position tells how far it came. What an open or closed session of the model has computed for the same
+-- beginning is taken over, not computed again (session.adopted counts these tokens), unless `each` wants to see every
+-- token.
 function Session:feed(what, options)
     options = options or {}
     local ids = to_ids(self, what, options)
-    local chunk = CHUNK
-    if options.each and self.model:config().vocabulary > LARGE_VOCABULARY then chunk = CHUNK_WITH_LOGITS end
+    local many = options.each and self.model:config().vocabulary > LARGE_VOCABULARY
+    local chunk = options.chunk or (many and CHUNK_WITH_LOGITS or CHUNK)
     local at = options.each and 1 or adopt(self, ids) + 1
     while at <= #ids do
         local last = math.min(at + chunk - 1, #ids)

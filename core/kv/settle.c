@@ -1,0 +1,186 @@
+/* The policy of a cache, and how it is applied. */
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/threads.h"
+#include "kv/cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the policy ---- */
+
+void ml_cache_forget_policy(ml_cache *cache) {
+    for (size_t i = 0; i < cache->format_count; i++) free(cache->formats[i]);
+    free(cache->formats);
+    free(cache->goal);
+}
+
+/* The format of these bits {kv_heads}, made when it is asked for first. Formats stay until the cache goes: pages and
+ * saved policies point to them. NULL without memory, or when the pool has no room for another size. */
+static const ml_format *format_of(ml_cache *cache, int rotated, const uint8_t *key_bits, const uint8_t *value_bits) {
+    ml_format *format = ml_calloc(1, ml_format_size(cache->kv_heads));
+    if (!format) return NULL;
+    ml_format_lay_out(format, cache->dtype, cache->kv_heads, cache->head_dim, rotated, key_bits, value_bits);
+    const ml_format *known = format->plain ? cache->plain : NULL;
+    for (size_t i = 0; !known && i < cache->format_count; i++) {
+        if (ml_format_same(cache->formats[i], format)) known = cache->formats[i];
+    }
+    if (known) {
+        free(format);
+        return known;
+    }
+    void *list = cache->formats;
+    int status = ml_grow(&list, &cache->format_capacity, cache->format_count + 1, sizeof *cache->formats);
+    cache->formats = list;
+    if (status == ML_OK) status = ml_pool_size(cache->pool, format->bytes);
+    if (status != ML_OK) {
+        free(format);
+        return NULL;
+    }
+    cache->formats[cache->format_count++] = format;
+    return format;
+}
+
+static int check_bits(const ml_cache *cache, const uint8_t *bits, const char *what) {
+    for (int32_t i = 0; bits && i < cache->layers * cache->kv_heads; i++) {
+        if (bits[i] == 16 || bits[i] == 8 || bits[i] == 4) continue;
+        return ml_error(ML_E_ARGUMENT, "%s of layer %d, head %d are 16, 8 or 4, not %d", what, i / cache->kv_heads,
+                        i % cache->kv_heads, bits[i]);
+    }
+    return ML_OK;
+}
+
+int ml_cache_policy(ml_cache *cache, const ml_policy *policy) {
+    if (policy->hot_tokens < 0 || policy->first_tokens < 0) {
+        return ml_error(ML_E_ARGUMENT, "hot_tokens and first_tokens are 0 or more, not %lld and %lld",
+                        (long long)policy->hot_tokens, (long long)policy->first_tokens);
+    }
+    const int rotated = policy->rotate != 0;
+    if (rotated != cache->rotated && cache->warm_pages > 0) {
+        return ml_error(ML_E_ARGUMENT, "rotation cannot change while %lld pages are quantised",
+                        (long long)cache->warm_pages);
+    }
+    int status = check_bits(cache, policy->key_bits, "key_bits");
+    if (status == ML_OK) status = check_bits(cache, policy->value_bits, "value_bits");
+    if (status != ML_OK) return status;
+    const ml_format **goal = ml_calloc((size_t)cache->layers, sizeof *goal);
+    if (!goal) return ML_E_MEMORY;
+    for (int32_t l = 0; l < cache->layers; l++) {
+        const int32_t at = l * cache->kv_heads;
+        goal[l] = format_of(cache, rotated, policy->key_bits ? policy->key_bits + at : NULL,
+                            policy->value_bits ? policy->value_bits + at : NULL);
+        if (!goal[l]) {
+            free(goal);
+            return ML_E_MEMORY;
+        }
+    }
+    free(cache->goal);
+    cache->goal = goal;
+    cache->rotated = rotated;
+    cache->hot_tokens = policy->hot_tokens;
+    cache->first_tokens = policy->first_tokens;
+    for (size_t i = 0; i < cache->count; i++) cache->sequences[i].settled = 0;
+    return ML_OK;
+}
+
+int64_t ml_cache_page_bytes(const ml_cache *cache, int32_t layer, int plain) {
+    if (layer < 0 || layer >= cache->layers) return ml_error(ML_E_ARGUMENT, "the cache has no layer %d", layer);
+    return plain || !cache->goal ? cache->plain->bytes : cache->goal[layer]->bytes;
+}
+
+void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised) {
+    *pages = cache->pages_used;
+    *quantised = cache->warm_pages;
+}
+
+/* ---- applying it ---- */
+
+enum { ROUND = 64 }; /* pages that are worked on at once: so much more memory is needed for a while */
+
+typedef struct demotion {
+    ml_page *page;
+    const ml_format *format;
+    uint8_t *data;
+    int done;
+} demotion;
+
+typedef struct settle_work {
+    ml_cache *cache;
+    int count, changed, full; /* full: there is no memory for more */
+    demotion list[ROUND];
+} settle_work;
+
+static void convert_pages(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    settle_work *work = arg;
+    for (int64_t i = begin; i < end; i++) {
+        demotion *d = &work->list[i];
+        const ml_page *page = d->page,
+                      *origin = page->origin && page->origin->format == d->format ? page->origin : NULL;
+        d->done = ml_page_convert(page->format, page->data, d->format, d->data, origin ? origin->data : NULL,
+                                  origin ? page->frozen : 0);
+    }
+}
+
+/* Converts the pages of the list and empties it. */
+static void convert_list(settle_work *work) {
+    ml_cache *cache = work->cache;
+    if (work->count == 0) return;
+    ml_parallel(work->count, 1, convert_pages, work);
+    for (int i = 0; i < work->count; i++) {
+        demotion *d = &work->list[i];
+        ml_page *page = d->page;
+        page->queued = 0;
+        if (!d->done) {
+            ml_pool_give(cache->pool, d->data, d->format->bytes);
+            continue;
+        }
+        ml_page_replace(cache, page, d->format, d->data);
+        if (page->origin) ml_page_release(cache, page->origin);
+        page->origin = NULL;
+        page->frozen = 0;
+        work->changed = 1;
+    }
+    work->count = 0;
+}
+
+/* Puts a page on the list. Without memory for it, what is on the list may make some. */
+static void add_page(settle_work *work, ml_page *page, const ml_format *format) {
+    if (page->queued || page->format == format || page->format->bytes <= format->bytes) return;
+    uint8_t *data = ml_page_room(work->cache, format->bytes);
+    if (!data && work->count > 0) {
+        convert_list(work);
+        data = ml_page_room(work->cache, format->bytes);
+    }
+    if (!data) {
+        work->full = 1;
+        return;
+    }
+    page->queued = 1;
+    work->list[work->count++] = (demotion){page, format, data, 0};
+    if (work->count == ROUND) convert_list(work);
+}
+
+static void settle_sequence(settle_work *work, ml_sequence *sequence) {
+    const ml_cache *cache = work->cache;
+    const int64_t first = (cache->first_tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS;
+    const int64_t cold = sequence->length - cache->hot_tokens, last = cold > 0 ? cold / ML_PAGE_TOKENS : 0;
+    int64_t page = sequence->settled > first ? sequence->settled : first;
+    for (; page < last && !work->full; page++) {
+        for (int32_t l = 0; l < cache->layers; l++) {
+            add_page(work, sequence->pages[page * cache->layers + l], cache->goal[l]);
+        }
+    }
+    if (!work->full && last > sequence->settled) sequence->settled = last;
+}
+
+int ml_cache_settle(ml_cache *cache) {
+    if (!cache->goal) return ML_OK;
+    settle_work work = {.cache = cache};
+    for (size_t i = 0; i < cache->count && !work.full; i++) {
+        if (cache->sequences[i].used) settle_sequence(&work, &cache->sequences[i]);
+    }
+    convert_list(&work);
+    if (work.changed) ml_cache_changed(cache);
+    return ML_OK;
+}
