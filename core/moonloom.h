@@ -462,6 +462,8 @@ typedef struct ml_cache ml_cache;
  * any number of sequences in pages of 64 tokens of one layer, shared copy-on-write. */
 int ml_cache_create(ml_model *model, int dtype, ml_cache **out);
 void ml_cache_free(ml_cache *cache);
+/* The dtype of its keys and values. */
+int ml_cache_dtype(const ml_cache *cache);
 /* Bytes of all pages in use. */
 int64_t ml_cache_bytes(const ml_cache *cache);
 /* Where the cache's memory is: the state of the pool that its pages come from. */
@@ -481,6 +483,8 @@ int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence);
 /* The ids of these tokens. Owned by the cache, until the sequence changes. NULL if there is no such sequence, or it is
  * empty. */
 const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence);
+/* How many of its tokens, from the first on, another sequence may adopt: see ml_cache_adopt(). */
+int64_t ml_sequence_sound(const ml_cache *cache, int32_t sequence);
 
 /* Prefixes: pages that sequences leave behind when they are freed or rewound stay known by their tokens, up to `bytes`
  * of pages that no sequence shows; then the least recently used go. 0 (as in a new cache) turns this off. */
@@ -550,6 +554,9 @@ void ml_identity_of(const ml_model *model, const ml_tokenizer *tokenizer, ml_ide
 int ml_sequence_save(ml_cache *cache, int32_t sequence, const ml_identity *identity, const char *text, int64_t bytes,
                      const char *path);
 
+/* The `content` that the saved session would have: a hash of model, tokenizer, ids and dtype of the cache. */
+int ml_sequence_content(const ml_cache *cache, int32_t sequence, const ml_identity *identity, uint64_t out[2]);
+
 typedef struct ml_saved ml_saved;
 
 typedef struct ml_saved_info {
@@ -563,10 +570,10 @@ typedef struct ml_saved_info {
     int64_t created;      /* seconds since 1970 */
     int32_t dtype;        /* of the cache: ML_BF16 or ML_F32 */
     int32_t layers;       /* of the model */
-    uint64_t content[2];  /* hash of model, tokenizer, ids and dtype: equal sessions have equal ones */
+    uint64_t content[2];  /* see ml_sequence_content() */
     ml_identity identity;
     char version[16];      /* of the moonloom that saved it */
-    char isa[16];          /* its instruction set */
+    char isa[16];          /* its instruction set, or "exact": see ml_precision_set() */
     char architecture[32]; /* of the model */
     char name[128];        /* of the model, as its file says; may be cut short */
     char file[512];        /* the model file; may be cut short */
@@ -577,6 +584,9 @@ typedef struct ml_saved_info {
 int ml_saved_open(const char *path, ml_saved **out);
 void ml_saved_free(ml_saved *saved);
 void ml_saved_describe(const ml_saved *saved, ml_saved_info *out);
+/* How many of its tokens a session may take over as if it had computed them: `sound` with the instruction set and
+ * version that saved it, else 0. */
+int64_t ml_saved_sound(const ml_saved *saved);
 /* Its `tokens` ids and `text_bytes` bytes of text, in the mapped file. The text is NULL where it is damaged. */
 const int32_t *ml_saved_ids(const ml_saved *saved);
 const char *ml_saved_text(const ml_saved *saved);

@@ -169,6 +169,14 @@ function M.saved(path)
     return require("moonloom.saved").open(path)
 end
 
+--- moonloom.store(folder, { bytes = }) keeps sessions in a folder when they end, and begins new ones with what is
+--- there: see lua/moonloom/store.lua. moonloom.store(false) ends that; moonloom.store() tells.
+function M.store(folder, options)
+    local store = require "moonloom.store"
+    if folder ~= nil then store.use(folder, options) end
+    return store.current
+end
+
 --- Goes on with the last generation (moonloom.last), with other parameters if given: resume{ max_tokens = 100 }.
 function M.resume(options)
     if not M.last then error("nothing to go on with: generate something first", 0) end

@@ -29,6 +29,7 @@ options:
   --load HOW     map: weights stay in the file (default); copy: into memory, in huge pages
   --numa HOW     spread: deal threads and memory out over the machine's memory nodes; off (default)
   --precision HOW of products on a matrix unit: bf16 (default) or exact
+  --kv-store DIR keep sessions there when they end, and begin with what is there
   --version      version and instruction set
   --help         this text
 ]]
@@ -44,10 +45,11 @@ local function wrong_usage(format, ...)
 end
 
 local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N", ["--load"] = "map or copy",
-    ["--numa"] = "off or spread", ["--precision"] = "bf16 or exact" }
+    ["--numa"] = "off or spread", ["--precision"] = "bf16 or exact",
+    ["--kv-store"] = "a folder" }
 
--- Options up to the first other word: { code = {...}, interactive, model, threads, loading, numa, precision, version,
--- help }, and its index.
+-- Options up to the first other word: { code = {...}, interactive, model, threads, loading, numa, precision, store,
+-- version, help }, and its index.
 local function read_options(words)
     local options, at = { code = {} }, 1
     while words[at] do
@@ -70,6 +72,8 @@ local function read_options(words)
             options.numa = value
         elseif word == "--precision" then
             options.precision = value
+        elseif word == "--kv-store" then
+            options.store = value
         elseif word == "-i" then
             options.interactive = true
         elseif word == "--version" then
@@ -79,7 +83,8 @@ local function read_options(words)
         elseif word == "--" then
             return options, at + 1
         else
-            local known = { "-e", "-i", "-m", "--threads", "--load", "--numa", "--precision", "--version", "--help" }
+            local known = { "-e", "-i", "-m", "--threads", "--load", "--numa", "--precision", "--kv-store",
+                "--version", "--help" }
             local similar = suggest.nearest(word, known)
             wrong_usage("there is no option '%s'; %s", word,
                 similar and ("did you mean '%s'?"):format(similar) or "moonloom --help lists them")
@@ -172,7 +177,7 @@ local function prepare(options)
             wrong_usage("%s", require("ffi").string(ffi.C.ml_last_error()))
         end
     end
-    for _, name in ipairs { "numa", "loading", "precision" } do
+    for _, name in ipairs { "numa", "loading", "precision", "store" } do
         local fine, problem = pcall(ml[name], options[name])
         if not fine then wrong_usage("%s", problem) end
     end
@@ -207,6 +212,8 @@ talk.offer_globals(function(name)
     require("repl.shell").help(name)
 end)
 local fine, code = pcall(run, arg)
+if ml.store() then require("moonloom.session").close_all() end -- they are kept
+ml.store(false)
 io.stdout:flush()
 if fine then return code or 0 end
 if getmetatable(code) ~= Usage then error(code, 0) end

@@ -62,6 +62,10 @@ void ml_cache_free(ml_cache *cache) {
     free(cache);
 }
 
+int ml_cache_dtype(const ml_cache *cache) {
+    return cache->dtype;
+}
+
 int64_t ml_cache_bytes(const ml_cache *cache) {
     return cache->bytes_used;
 }
@@ -234,6 +238,11 @@ void ml_sequence_append(ml_sequence *sequence, int32_t id, int whole) {
     if (sequence->sound == 0) sequence->isa = isa;
     if (whole && sequence->sound == sequence->length && sequence->isa == isa) sequence->sound++;
     sequence->ids[sequence->length++] = id;
+}
+
+int64_t ml_sequence_sound(const ml_cache *cache, int32_t sequence) {
+    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    return s ? s->sound : ML_E_ARGUMENT;
 }
 
 const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence) {

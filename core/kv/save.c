@@ -96,12 +96,28 @@ static void put_text(char *field, size_t size, const char *text, size_t length) 
     memcpy(field, text, length < size ? length : size - 1);
 }
 
+static void hash_content(const ml_cache *cache, const ml_sequence *sequence, const ml_identity *identity,
+                         uint64_t out[2]) {
+    for (int i = 0; i < 2; i++) {
+        uint64_t hash = ml_hash_add(identity->model[i], identity->tokenizer[i]);
+        hash = ml_hash_add(hash, (uint64_t)cache->dtype);
+        out[i] = ml_hash(sequence->ids, sequence->length * (int64_t)sizeof *sequence->ids, hash);
+    }
+}
+
+int ml_sequence_content(const ml_cache *cache, int32_t sequence, const ml_identity *identity, uint64_t out[2]) {
+    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    if (!s) return ML_E_ARGUMENT;
+    hash_content(cache, s, identity, out);
+    return ML_OK;
+}
+
 static void describe(saving *s, const ml_identity *identity, const char *text, int64_t text_bytes) {
     const ml_cache *cache = s->cache;
     const ml_sequence *sequence = s->sequence;
     const ml_weights *weights = cache->model->weights;
     ml_saved_info *info = &s->header.info;
-    const char *name = "", *file = ml_weights_path(weights), *isa = ml_isa_name();
+    const char *name = "", *file = ml_weights_path(weights), *isa = ml_kernels_numbers();
     int64_t name_bytes = 0;
     info->tokens = sequence->length;
     info->sound = sequence->isa == isa ? sequence->sound : 0;
@@ -115,11 +131,7 @@ static void describe(saving *s, const ml_identity *identity, const char *text, i
     s->header.head_dim = cache->head_dim;
     s->header.ids_hash = ml_hash(sequence->ids, sequence->length * (int64_t)sizeof *sequence->ids, 0);
     s->header.text_hash = ml_hash(text, text_bytes, 0);
-    for (int i = 0; i < 2; i++) {
-        uint64_t hash = ml_hash_add(identity->model[i], identity->tokenizer[i]);
-        hash = ml_hash_add(hash, (uint64_t)cache->dtype);
-        info->content[i] = ml_hash(sequence->ids, sequence->length * (int64_t)sizeof *sequence->ids, hash);
-    }
+    hash_content(cache, sequence, identity, info->content);
     if (ml_meta_string(weights, "general.name", 0, &name, &name_bytes) != ML_OK) name_bytes = 0;
     put_text(info->name, sizeof info->name, name, (size_t)name_bytes);
     put_text(info->file, sizeof info->file, file, strlen(file));

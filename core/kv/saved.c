@@ -159,6 +159,12 @@ void ml_saved_describe(const ml_saved *saved, ml_saved_info *out) {
     *out = saved->header.info;
 }
 
+int64_t ml_saved_sound(const ml_saved *saved) {
+    const ml_saved_info *info = &saved->header.info;
+    const int same = strcmp(ml_kernels_numbers(), info->isa) == 0 && strcmp(ml_version(), info->version) == 0;
+    return same ? info->sound : 0;
+}
+
 const int32_t *ml_saved_ids(const ml_saved *saved) {
     return (const int32_t *)(const void *)(saved->file.data + ML_SAVED_HEADER);
 }
@@ -277,13 +283,10 @@ int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t to
         ml_sequence_rewind(cache, sequence, 0);
         return status;
     }
-    const char *isa = ml_isa_name();
     memcpy(s->ids, ml_saved_ids(saved), (size_t)tokens * sizeof *s->ids);
     s->length = tokens;
-    s->isa = isa;
-    if (strcmp(isa, info->isa) == 0 && strcmp(ml_version(), info->version) == 0) {
-        s->sound = info->sound < tokens ? info->sound : tokens;
-    }
+    s->isa = ml_kernels_numbers();
+    s->sound = ml_saved_sound(saved) < tokens ? ml_saved_sound(saved) : tokens;
     ml_cache_changed(cache);
     return ML_OK;
 }

@@ -25,6 +25,8 @@ M.common = {
         .. "out over the machine's memory nodes; default: off" },
     { name = "precision", type = "string", choices = { "bf16", "exact" },
         doc = "of products on a matrix unit; default bf16" },
+    { name = "kv_store", type = "path", doc = "folder where sessions are kept when they end, and found again by how "
+        .. "they begin" },
 }
 
 local function find(parameters, name)
@@ -159,6 +161,7 @@ end
 function M.apply_common(checked)
     if checked.threads then ml.check(ml.C.ml_threads_set(checked.threads)) end
     if checked.numa then require("moonloom").numa(checked.numa) end
+    if checked.kv_store then require("moonloom").store(checked.kv_store) end
     if checked.load then require("moonloom").loading(checked.load) end
     if checked.precision then require("moonloom").precision(checked.precision) end
 end

@@ -70,9 +70,15 @@ local function cache_of(self)
     return self.cache and self.cache.handle or error("the batch has no rows: add some first", 3)
 end
 
+-- The same for what begins a pass.
+local function fresh_cache_of(self)
+    if self.cache then self.cache:sweep() end
+    return cache_of(self)
+end
+
 --- The whole pass: embed, every layer, head, commit. On failure the sessions are as before.
 function Batch:forward()
-    local cache = cache_of(self)
+    local cache = fresh_cache_of(self)
     self.epoch[0] = self.epoch[0] + 1
     check(C.ml_forward(cache, self._handle))
     check(C.ml_cache_settle(cache))
@@ -82,7 +88,7 @@ end
 
 --- Fills the residual stream with the embeddings of the tokens.
 function Batch:embed()
-    local cache = cache_of(self)
+    local cache = fresh_cache_of(self)
     self.epoch[0] = self.epoch[0] + 1
     check(C.ml_forward_embed(cache, self._handle))
     return self

@@ -54,6 +54,7 @@ function M.help(info)
     rows[#rows + 1] = { "--load map|copy", "weights stay in the file, or are copied into huge pages (default map)" }
     rows[#rows + 1] = { "--numa off|spread", "deal threads and memory out over memory nodes (default off)" }
     rows[#rows + 1] = { "--precision bf16|exact", "of products on a matrix unit (default bf16)" }
+    rows[#rows + 1] = { "--kv-store DIR", "keep sessions there when they end, and begin with what is there" }
     rows[#rows + 1] = { "--json", "print one JSON object on standard output and nothing else" }
     rows[#rows + 1] = { "--help", "this text" }
     local wide = 0

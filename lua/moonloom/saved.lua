@@ -17,10 +17,13 @@ local Saved = {}
 
 local kinds = { [tonumber(C.ML_BF16)] = "bf16", [tonumber(C.ML_F32)] = "f32" }
 
+-- Two 64-bit hashes as 32 digits.
 local function hex(pair)
     return bit.tohex(tonumber(bit.rshift(pair[0], 32))) .. bit.tohex(tonumber(bit.band(pair[0], 0xffffffffULL)))
         .. bit.tohex(tonumber(bit.rshift(pair[1], 32))) .. bit.tohex(tonumber(bit.band(pair[1], 0xffffffffULL)))
 end
+
+M.hex = hex
 
 --- The saved session at `path`: { path, bytes, tokens, sound, page_count, page_bytes, packed_bytes, created, cache,
 --- layers, name, file, architecture, version, isa, content, damage, text }, numbers and strings as ml_saved_info in
@@ -66,11 +69,11 @@ function Saved:ids()
     return list
 end
 
---- How many of the ids stand at the beginning of the list `ids`, too.
-function Saved:agreement(ids)
+--- How many of the ids stand at the beginning of the `count` ids from `ids` (a pointer) on, too.
+function Saved:agreement(ids, count)
     local own, same = C.ml_saved_ids(self:handle()), 0
-    local most = math.min(#ids, self.tokens)
-    while same < most and own[same] == ids[same + 1] do same = same + 1 end
+    local most = math.min(count, self.tokens)
+    while same < most and own[same] == ids[same] do same = same + 1 end
     return same
 end
 
@@ -128,17 +131,17 @@ end
 
 -- ---- writing and restoring
 
---- Writes `session` to `path`.
-function M.save(session, path)
-    if type(path) ~= "string" or path == "" then error("save needs the path of a file", 3) end
-    local text = session:text()
-    check(C.ml_sequence_save(session:shared_cache().handle, session.sequence, session.model:identity(), text, #text,
-        path))
+--- Writes sequence `sequence` of the cache `handle` to `path`.
+function M.write(path, handle, sequence, identity, tokenizer)
+    local ids, list = C.ml_sequence_ids(handle, sequence), {}
+    for i = 1, tonumber(check(C.ml_sequence_length(handle, sequence))) do list[i] = ids[i - 1] end
+    local text = tokenizer:decode(list)
+    check(C.ml_sequence_save(handle, sequence, identity, text, #text, path))
 end
 
---- Fills the empty `session` with the first `tokens` tokens of `saved`, which must be of its model.
-function M.load(saved, session, tokens)
-    check(C.ml_saved_load(saved:handle(), session:shared_cache().handle, session.sequence, tokens))
+--- Fills the empty sequence with the first `tokens` tokens of `saved`, which must be of the model of that cache.
+function M.load(saved, handle, sequence, tokens)
+    check(C.ml_saved_load(saved:handle(), handle, sequence, tokens))
 end
 
 -- An error of the core, with what can be done about it.
@@ -162,7 +165,7 @@ function M.restore(path, options)
     local session = model:session { cache = saved.cache }
     local fine, problem = pcall(function()
         if fits ~= C.ML_OK then error(setmetatable({ status = tonumber(fits), message = sentence }, ml.Error), 0) end
-        M.load(saved, session, saved.tokens)
+        M.load(saved, session:shared_cache().handle, session.sequence, saved.tokens)
     end)
     if not fine and options.recompute and saved:same_tokens(model) then
         fine, problem = pcall(session.feed, session, saved:ids(), options)

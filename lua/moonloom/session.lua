@@ -6,6 +6,7 @@ local ffi = require "ffi"
 local memory = require "moonloom.memory"
 local ml = require "moonloom.ffi"
 local policy = require "moonloom.policy"
+local store = require "moonloom.store"
 local C, check = ml.C, ml.check
 
 local M = {}
@@ -20,6 +21,8 @@ local Session = {}
 local Cache = {}
 Cache.__index = Cache
 
+local caches = setmetatable({}, { __mode = "k" }) -- all that there are
+
 local dtypes = { bf16 = C.ML_BF16, f32 = C.ML_F32 }
 
 local function new_cache(model, kind, kept)
@@ -29,10 +32,12 @@ local function new_cache(model, kind, kept)
     local status = C.ml_cache_keep(out[0], kept)
     if status ~= C.ML_OK then C.ml_cache_free(out[0]) end
     check(status)
-    return setmetatable({ handle = out[0], kind = kind, users = 0 }, Cache)
+    local cache = setmetatable({ handle = out[0], kind = kind, knows = kept > 0, users = 0, dropped = {} }, Cache)
+    caches[cache] = true
+    return cache
 end
 
--- Must not lead to the model or a session: finalizers hold the cache.
+-- One user less. What finalizers hold, as the cache, must not lead to the model or a session.
 function Cache:leave()
     self.users = self.users - 1
     if self.users == 0 then
@@ -41,22 +46,54 @@ function Cache:leave()
     end
 end
 
+-- Finalizers only note what is to be ended: one may run in the middle of a forward pass, which a change would void.
+function Cache:drop(ending)
+    self.dropped[#self.dropped + 1] = ending
+    if #self.dropped == self.users then self:sweep() end
+end
+
+--- Ends what was collected. For whatever begins something.
+function Cache:sweep()
+    local list = self.dropped
+    if #list == 0 then return end
+    self.dropped = {}
+    for _, ending in ipairs(list) do ending() end
+end
+
 --- The cache of that kind which all sessions of `model` share, made on demand. The model holds it with what it returns
 --- second: give that to ffi.gc() to let go.
 function M.shared_cache(model, kind)
     local cache = new_cache(model, kind, model.prefixes)
     cache.users = 1
-    return cache, ffi.gc(ffi.new("char[1]"), function() cache:leave() end)
+    return cache, ffi.gc(ffi.new("char[1]"), function()
+        cache:drop(function() cache:leave() end)
+    end)
 end
 
+-- All sessions that are not closed.
+local open = setmetatable({}, { __mode = "k" })
+
+-- Session.sequence is anchor[0]. What ends a session must not lead to it or the model: finalizers hold it.
 local function new_session(model, cache, sequence)
     cache.users = cache.users + 1
-    local self = setmetatable({ model = model, sequence = sequence, adopted = 0, _cache = cache }, Session)
-    self._anchor = ffi.gc(ffi.new("int32_t[1]", sequence), function(anchor)
+    local identity, tokenizer = store.current and cache.knows and model:identity(), model.tokenizer
+    local function leave(anchor)
+        if identity and store.current then store.current:keep(cache.handle, anchor[0], identity, tokenizer) end
         C.ml_sequence_free(cache.handle, anchor[0])
         cache:leave()
+    end
+    local self = setmetatable({ model = model, adopted = 0, _cache = cache, _leave = leave }, Session)
+    self._anchor = ffi.gc(ffi.new("int32_t[1]", sequence), function(anchor)
+        cache:drop(function() leave(anchor) end)
     end)
+    open[self] = true
     return self
+end
+
+--- Closes all sessions, so that the store has them.
+function M.close_all()
+    for session in pairs(open) do session:close() end
+    for cache in pairs(caches) do cache:sweep() end
 end
 
 --- An empty session of `model` whose cache is of `kind`, "bf16" (default) or "f32"; with `alone` it has a cache of its
@@ -65,6 +102,7 @@ function M.new(model, kind, alone, kv)
     kind = kind or "bf16"
     local cache = alone and new_cache(model, kind, 0) or model:cache(kind)
     local out = ffi.new("int32_t[1]")
+    cache:sweep()
     local status = C.ml_sequence_create(cache.handle, out)
     if status ~= C.ML_OK then
         if alone then C.ml_cache_free(cache.handle) end
@@ -78,7 +116,9 @@ end
 -- ---- fields and bookkeeping
 
 function Session:__index(key)
-    if key == "position" then
+    if key == "sequence" then
+        return rawget(self, "_anchor") and self._anchor[0]
+    elseif key == "position" then
         return tonumber(check(C.ml_sequence_length(Session.shared_cache(self).handle, self.sequence)))
     end
     return Session[key]
@@ -110,6 +150,7 @@ end
 --- Bytes of the pages of all sessions that share the cache, and of what closed ones left behind.
 function Session:bytes()
     local handle = self:shared_cache().handle
+    self._cache:sweep()
     local kept = C.ml_cache_kept(handle)
     return tonumber(C.ml_cache_bytes(handle) - kept), tonumber(kept)
 end
@@ -174,14 +215,31 @@ local function to_ids(self, what, options)
     return self.model:tokenize(what, { special = options.special, bos = self.position == 0 })
 end
 
--- Takes over what other sessions know of these ids; the last one is always left. Returns how many.
+-- Takes over from the store what it knows of the tokens of the session and the `count` ids after them. Returns how many
+-- of these.
+local function adopt_stored(self, ids, count)
+    local position, handle = self.position, self:shared_cache().handle
+    local all = ffi.new("int32_t[?]", position + count)
+    if position > 0 then ffi.copy(all, held(self), position * 4) end
+    ffi.copy(all + position, ids, count * 4)
+    local identity, kind = self.model:identity(), self._cache.kind
+    local sequence = store.current:load(handle, all, position + count, position, identity, kind)
+    if not sequence then return 0 end
+    check(C.ml_sequence_free(handle, self.sequence))
+    self._anchor[0] = sequence
+    return self.position - position
+end
+
+-- Takes over what other sessions know of these ids, then what the store does; the last one is always left. Returns how
+-- many.
 local function adopt(self, ids)
     local count, out = #ids - 1, ffi.new("int64_t[1]")
-    if count < 1 then return 0 end
+    if count < 1 or not self:shared_cache().knows then return 0 end
     local array = ffi.new("int32_t[?]", count)
     for i = 1, count do array[i - 1] = ids[i] end
-    check(C.ml_cache_adopt(self:shared_cache().handle, self.sequence, array, count, out))
+    check(C.ml_cache_adopt(self._cache.handle, self.sequence, array, count, out))
     local adopted = tonumber(out[0])
+    if store.current then adopted = adopted + adopt_stored(self, array + adopted, count - adopted) end
     if adopted > 0 then
         self._logits = nil
         self.adopted = self.adopted + adopted
@@ -286,7 +344,9 @@ end
 --- The file appears whole or not at all; a failure leaves the session as it was. See moonloom.saved. Returns the
 --- session.
 function Session:save(path)
-    require("moonloom.saved").save(self, path)
+    if type(path) ~= "string" or path == "" then error("save needs the path of a file", 2) end
+    local cache = self:shared_cache()
+    require("moonloom.saved").write(path, cache.handle, self.sequence, self.model:identity(), self.model.tokenizer)
     return self
 end
 
@@ -295,9 +355,10 @@ function Session:close()
     local anchor = rawget(self, "_anchor")
     if not anchor then return end
     self._anchor, self._logits, self._step = nil, nil, nil
+    open[self] = nil
     ffi.gc(anchor, nil)
-    C.ml_sequence_free(self._cache.handle, anchor[0])
-    self._cache:leave()
+    self._leave(anchor)
+    self._cache:sweep()
 end
 
 function Session:__tostring()
