@@ -142,6 +142,15 @@ int ml_cpu_cores(void) {
     return online > 0 ? (int)online : 1;
 }
 
+int ml_cpu_processors(void) {
+#if defined(__linux__)
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0 && CPU_COUNT(&allowed) > 0) return CPU_COUNT(&allowed);
+#endif
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (int)online : 1;
+}
+
 double ml_time_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

@@ -15,5 +15,7 @@ typedef struct ml_cpu {
 const ml_cpu *ml_cpu_get(void);
 /* Physical cores that this process may run on (affinity mask and SMT siblings counted once). At least 1. */
 int ml_cpu_cores(void);
+/* Logical CPUs that this process may run on, SMT siblings counted each. At least 1. */
+int ml_cpu_processors(void);
 
 #endif

@@ -27,7 +27,7 @@ typedef struct ml_share {
 } ml_share;
 
 static struct {
-    pthread_mutex_t lock; /* guards start, stop and the sleepers */
+    pthread_mutex_t lock; /* guards start, stop, the sleepers and their tickets */
     pthread_cond_t wake;
     pthread_mutex_t region_lock; /* one region at a time */
     pthread_t workers[MAX_THREADS];
@@ -36,14 +36,15 @@ static struct {
     size_t scratch_bytes; /* that every thread in use has at least */
     int wanted;           /* threads with the caller; 0: not chosen yet */
     int running;          /* workers started, the caller not counted */
-    int spin;             /* rounds a thread spins before it sleeps; 0 when there are more threads than cores */
+    int most_awake;       /* workers that there are processors for */
     ml_region region;     /* written while no worker is inside */
     ml_share shares[MAX_THREADS];
     atomic_int stop;        /* workers leave */
     atomic_uint generation; /* of the region */
     atomic_int open;        /* workers may go in */
     atomic_int inside;      /* workers that went in, or are about to see that they may not */
-    int sleeping;           /* workers in the condition variable; under `lock` */
+    int sleeping;           /* workers that sleep and have no ticket */
+    int tickets;            /* for workers in the condition variable to wake up */
 } pool = {
     .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .region_lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -78,20 +79,20 @@ static void take_runs(int thread) {
     inside_region = 0;
 }
 
-/* Waits until the generation differs from `seen`: spins for a while, then sleeps. */
+/* Waits until the generation differs from `seen`: spins for a while, then sleeps until it gets a ticket. */
 static unsigned wait_generation(unsigned seen) {
-    for (int i = 0; i < pool.spin; i++) {
+    for (int i = 0; i < SPIN_ROUNDS; i++) {
         unsigned now = atomic_load_explicit(&pool.generation, memory_order_acquire);
         if (now != seen) return now;
         relax();
     }
     pthread_mutex_lock(&pool.lock);
-    unsigned now;
-    pool.sleeping++;
-    while ((now = atomic_load_explicit(&pool.generation, memory_order_acquire)) == seen) {
-        pthread_cond_wait(&pool.wake, &pool.lock);
+    if (atomic_load_explicit(&pool.generation, memory_order_acquire) == seen) {
+        pool.sleeping++;
+        while (!pool.tickets) pthread_cond_wait(&pool.wake, &pool.lock);
+        pool.tickets--;
     }
-    pool.sleeping--;
+    const unsigned now = atomic_load_explicit(&pool.generation, memory_order_acquire);
     pthread_mutex_unlock(&pool.lock);
     return now;
 }
@@ -115,17 +116,22 @@ static void *worker_main(void *arg) {
     }
 }
 
-static void announce(void) {
+/* Tells the workers of a new generation, and wakes sleeping ones until `most` are awake. */
+static void announce(int most) {
     pthread_mutex_lock(&pool.lock);
     atomic_fetch_add_explicit(&pool.generation, 1, memory_order_release);
-    if (pool.sleeping) pthread_cond_broadcast(&pool.wake);
+    for (int awake = pool.running - pool.sleeping; awake < most && pool.sleeping > 0; awake++) {
+        pool.sleeping--;
+        pool.tickets++;
+        pthread_cond_signal(&pool.wake);
+    }
     pthread_mutex_unlock(&pool.lock);
 }
 
 static void stop_workers(void) {
     if (!pool.running) return;
     atomic_store(&pool.stop, 1);
-    announce();
+    announce(pool.running);
     for (int i = 1; i <= pool.running; i++) pthread_join(pool.workers[i], NULL);
     atomic_store(&pool.stop, 0);
     pool.running = 0;
@@ -133,7 +139,7 @@ static void stop_workers(void) {
 
 /* After fork() the workers are gone; the child starts its own when it needs them. */
 static void forget_workers(void) {
-    pool.running = pool.sleeping = 0;
+    pool.running = pool.sleeping = pool.tickets = 0;
     atomic_store(&pool.inside, 0);
     pthread_mutex_init(&pool.lock, NULL);
     pthread_mutex_init(&pool.region_lock, NULL);
@@ -147,7 +153,7 @@ static void start_workers(void) {
         registered = 1;
     }
     if (!pool.wanted) pool.wanted = ml_cpu_cores();
-    pool.spin = pool.wanted <= ml_cpu_cores() ? SPIN_ROUNDS : 0;
+    pool.most_awake = ml_cpu_processors() - 1;
     while (pool.running + 1 < pool.wanted) {
         worker_start *start = malloc(sizeof *start);
         if (!start) return; /* fewer workers do the same work */
@@ -167,7 +173,7 @@ static void start_workers(void) {
 static void close_region(void) {
     atomic_store(&pool.open, 0);
     for (int i = 0; atomic_load(&pool.inside) > 0; i++) {
-        if (i < pool.spin) {
+        if (i < SPIN_ROUNDS) {
             relax();
         } else {
             sched_yield();
@@ -190,7 +196,7 @@ void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg) {
     for (int i = 0; i < shares; i++) atomic_store(&pool.shares[i].next, runs * i / shares);
     if (shares > 1) {
         atomic_store(&pool.open, 1);
-        announce();
+        announce(pool.most_awake);
     }
     take_runs(0);
     if (shares > 1) close_region();
