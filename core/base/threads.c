@@ -19,7 +19,7 @@ typedef struct ml_region {
     ml_task task;
     void *arg;
     int64_t count, grain;
-    int shares; /* the items are split into this many equal shares, one for each thread to begin with */
+    int shares; /* the items are split into this many equal shares, one for each thread that is awake */
 } ml_region;
 
 typedef struct ml_share {
@@ -42,6 +42,7 @@ static struct {
     atomic_int stop;        /* workers leave */
     atomic_uint generation; /* of the region */
     atomic_int open;        /* workers may go in */
+    atomic_int arrived;     /* threads that went in, where some sleep */
     atomic_int inside;      /* workers that went in, or are about to see that they may not */
     int sleeping;           /* workers that sleep and have no ticket */
     int tickets;            /* for workers in the condition variable to wake up */
@@ -59,6 +60,12 @@ static inline void relax(void) {
 #endif
 }
 
+/* The share that a thread begins with: always the same, but where some threads sleep, the next that nobody has. */
+static int first_share(int thread, int shares) {
+    if (shares == pool.running + 1) return thread;
+    return thread == 0 ? 0 : atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_relaxed) % shares;
+}
+
 /* Takes the runs of its own share in order, which keeps a thread on one stream of memory, then helps with the others'.
  */
 static void take_runs(int thread) {
@@ -66,8 +73,9 @@ static void take_runs(int thread) {
     const int64_t runs = (region.count + region.grain - 1) / region.grain;
     inside_region = 1;
     current_thread = thread;
+    const int first = first_share(thread, region.shares);
     for (int i = 0; i < region.shares; i++) {
-        const int share = (thread + i) % region.shares;
+        const int share = (first + i) % region.shares;
         const int64_t last = runs * (share + 1) / region.shares;
         for (;;) {
             const int64_t run = atomic_fetch_add_explicit(&pool.shares[share].next, 1, memory_order_relaxed);
@@ -190,11 +198,13 @@ void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg) {
     }
     pthread_mutex_lock(&pool.region_lock);
     if (pool.running + 1 < pool.wanted || !pool.wanted) start_workers();
-    const int shares = count > grain ? pool.running + 1 : 1;
+    const int workers = pool.running < pool.most_awake ? pool.running : pool.most_awake;
+    const int shares = count > grain ? workers + 1 : 1;
     pool.region = (ml_region){task, arg, count, grain, shares};
     const int64_t runs = (count + grain - 1) / grain;
     for (int i = 0; i < shares; i++) atomic_store(&pool.shares[i].next, runs * i / shares);
     if (shares > 1) {
+        atomic_store(&pool.arrived, 1);
         atomic_store(&pool.open, 1);
         announce(pool.most_awake);
     }
