@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "base/threads.h"
 
 #include "base/cpu.h"
@@ -7,7 +6,6 @@
 #include "base/numa.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +26,7 @@ typedef struct ml_share {
 
 static struct {
     pthread_mutex_t lock; /* guards start, stop, the sleepers and their tickets */
-    pthread_cond_t wake;
+    pthread_cond_t wake, left;
     pthread_mutex_t region_lock; /* one region at a time */
     pthread_t workers[MAX_THREADS];
     void *scratch[MAX_THREADS];
@@ -43,11 +41,14 @@ static struct {
     atomic_uint generation; /* of the region */
     atomic_int open;        /* workers may go in */
     atomic_int arrived;     /* threads that went in, where some sleep */
+    atomic_int waiting;     /* the caller sleeps until nobody is inside */
     atomic_int inside;      /* workers that went in, or are about to see that they may not */
     int sleeping;           /* workers that sleep and have no ticket */
     int tickets;            /* for workers in the condition variable to wake up */
-} pool = {
-    .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .region_lock = PTHREAD_MUTEX_INITIALIZER};
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER,
+          .wake = PTHREAD_COND_INITIALIZER,
+          .left = PTHREAD_COND_INITIALIZER,
+          .region_lock = PTHREAD_MUTEX_INITIALIZER};
 
 static _Thread_local int inside_region;
 static _Thread_local int current_thread;
@@ -110,6 +111,13 @@ typedef struct worker_start {
     unsigned seen;
 } worker_start;
 
+static void leave(void) {
+    if (atomic_fetch_sub(&pool.inside, 1) > 1 || !atomic_load(&pool.waiting)) return;
+    pthread_mutex_lock(&pool.lock);
+    pthread_cond_signal(&pool.left);
+    pthread_mutex_unlock(&pool.lock);
+}
+
 static void *worker_main(void *arg) {
     worker_start start = *(worker_start *)arg;
     free(arg);
@@ -120,7 +128,7 @@ static void *worker_main(void *arg) {
         if (atomic_load(&pool.stop)) return NULL;
         atomic_fetch_add(&pool.inside, 1);
         if (atomic_load(&pool.open)) take_runs(start.thread);
-        atomic_fetch_sub(&pool.inside, 1);
+        leave();
     }
 }
 
@@ -152,6 +160,7 @@ static void forget_workers(void) {
     pthread_mutex_init(&pool.lock, NULL);
     pthread_mutex_init(&pool.region_lock, NULL);
     pthread_cond_init(&pool.wake, NULL);
+    pthread_cond_init(&pool.left, NULL);
 }
 
 static void start_workers(void) {
@@ -177,16 +186,18 @@ static void start_workers(void) {
 }
 
 /* Lets no further worker in and waits for those inside. One that has not even woken up is not waited for: the others
- * did its share, so a busy machine delays nobody. */
+ * did its share. One that lost its processor to another process is waited for asleep, so that it can have this one. */
 static void close_region(void) {
     atomic_store(&pool.open, 0);
-    for (int i = 0; atomic_load(&pool.inside) > 0; i++) {
-        if (i < SPIN_ROUNDS) {
-            relax();
-        } else {
-            sched_yield();
-        }
+    for (int i = 0; i < SPIN_ROUNDS; i++) {
+        if (atomic_load(&pool.inside) == 0) return;
+        relax();
     }
+    pthread_mutex_lock(&pool.lock);
+    atomic_store(&pool.waiting, 1);
+    while (atomic_load(&pool.inside) > 0) pthread_cond_wait(&pool.left, &pool.lock);
+    atomic_store(&pool.waiting, 0);
+    pthread_mutex_unlock(&pool.lock);
 }
 
 void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg) {
