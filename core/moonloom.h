@@ -84,14 +84,14 @@ const char *ml_isa_name(void);
 /* Switches the kernels to `name`, or back to the best one for "auto". For tests and comparisons.
  * ML_E_UNSUPPORTED if the machine does not promise it, ML_E_ARGUMENT for an unknown name. */
 int ml_isa_set(const char *name);
-/* Precision of products on a matrix unit: "bf16" (the default) or "exact". Both take 8 rows of a batch or more to it;
- * "bf16" rounds activations to bf16, and weights that have more bits (MXFP4 and bf16 have not), as gpt-oss was trained;
- * "exact" splits both into two parts and meets the tolerances of the other instruction sets, at about half the speed
- * for MXFP4 and a third for others. Fewer rows than 8 of one matrix, such as decoding, go another way (int16 with
- * scales): on such a machine what a row gives depends in its last bits (2^-9 of an activation under "bf16") on whether
- * its batch has that many. It never depends on the number of threads. Weights in f32 stay f32. Without a matrix unit
- * both give the same, and rows do not depend on their batch. To be called between passes. ML_E_ARGUMENT for another
- * name. */
+/* Precision of products on a matrix unit, those of attention with bf16 pages included: "bf16" (the default) or "exact".
+ * Both take 8 rows of a batch or more to it; "bf16" rounds activations to bf16, and weights that have more bits (MXFP4
+ * and bf16 have not), as gpt-oss was trained; "exact" splits both into two parts and meets the tolerances of the other
+ * instruction sets, at about half the speed for MXFP4 and a third for others. Fewer rows than 8 of one matrix, such as
+ * decoding, go another way (int16 with scales): on such a machine what a row gives depends in its last bits (2^-9 of an
+ * activation under "bf16") on whether its batch has that many. It never depends on the number of threads. Weights in
+ * f32 stay f32. Without a matrix unit both give the same, and rows do not depend on their batch. To be called between
+ * passes. ML_E_ARGUMENT for another name. */
 int ml_precision_set(const char *name);
 /* The precision in use, "bf16" or "exact". */
 const char *ml_precision_name(void);

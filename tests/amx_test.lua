@@ -2,8 +2,10 @@
 local ml = require "moonloom.ffi"
 local ffi = require "ffi"
 local blocks = require "block_layouts"
+local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local moonloom = require "moonloom"
+local synth = require("moonloom.recipe").get("synth")
 local C, tensor = ml.C, moonloom.tensor
 
 local SHARED = MOONLOOM_HOME .. "/../shared"
@@ -198,10 +200,10 @@ describe("a product in tiles", function()
 end)
 
 -- Log-probabilities after every token, packed by position, and the best id there.
-local function distributions(model, ids)
+local function distributions(model, ids, cache)
     local vocabulary = model:config().vocabulary
     local rows, best = ffi.new("double[?]", #ids * vocabulary), {}
-    local session = model:session { cache = "f32", prefixes = false }
+    local session = model:session { cache = cache or "f32", prefixes = false }
     session:feed(ids, { each = function(position, logits)
         local normaliser, values = logits:logsumexp(), logits:pointer()
         for i = 0, vocabulary - 1 do rows[position * vocabulary + i] = values[i] - normaliser end
@@ -224,6 +226,49 @@ local function compare(p, q, ids)
     return kl / #ids, math.abs(math.exp(change / (#ids - 1)) - 1), gap
 end
 
+-- Weights in f32 are multiplied in f32, so that only attention differs.
+describe("attention in tiles", function()
+    local heads = {
+        { heads = 8, kv_heads = 1, head_dim = 64 }, { heads = 6, kv_heads = 2, head_dim = 32 },
+        { heads = 3, kv_heads = 3, head_dim = 40, other = true }, -- not a multiple of 32
+    }
+    local TOKENS = 300 -- beyond the window of 128
+
+    teardown(folder.remove)
+
+    for _, shape in ipairs(heads) do
+        it(("of %d heads over %d of %d rounds, exact does not, and threads change nothing"):format(shape.heads,
+            shape.kv_heads, shape.head_dim), function()
+            if not can_emulate() then return end
+            local path = folder.path(("amx-%d.gguf"):format(shape.head_dim))
+            synth { output = path, shape = "tiny", type = "f32", expert_type = "f32", layers = 2, width = 64,
+                ffn_width = 32, experts = 2, vocab_size = 300, heads = shape.heads,
+                kv_heads = shape.kv_heads, head_dim = shape.head_dim }
+            local model, ids = moonloom.load(path), {}
+            for i = 1, TOKENS do ids[i] = i * 37 % 251 end
+            local size = TOKENS * model:config().vocabulary
+            local function rows(isa, precision)
+                return under(isa, precision, function() return distributions(model, ids, "bf16").rows end)
+            end
+            local function same(a, b) return ffi.string(a, size * 8) == ffi.string(b, size * 8) end
+            local plain, tiles = rows("avx512", "bf16"), rows(EMULATED, "bf16")
+            assert.is_true(same(plain, rows(EMULATED, "exact")))
+            assert.equal(shape.other or false, same(plain, tiles))
+            local squares = 0
+            for i = 0, size - 1 do squares = squares + (plain[i] - tiles[i]) ^ 2 end
+            local off = math.sqrt(squares / size)
+            assert.is_true(off <= 1e-2, ("%g off"):format(off))
+            local before = C.ml_threads_count()
+            for threads = 1, 4, 3 do
+                ml.check(C.ml_threads_set(threads))
+                assert.is_true(same(tiles, rows(EMULATED, "bf16")))
+            end
+            ml.check(C.ml_threads_set(before))
+            model:close()
+        end)
+    end
+end)
+
 describe("tiny-gpt-oss on the matrix unit", function()
     local KL, PERPLEXITY, TIE, TOKENS = 1e-3, 1e-3, 0.05, 512
     local tiny = MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf"
@@ -240,7 +285,7 @@ describe("tiny-gpt-oss on the matrix unit", function()
             local ids = {}
             for i = 1, TOKENS do ids[i] = all[i] end
             local f32 = under("scalar", "bf16", function() return distributions(model, ids) end)
-            local bf16 = under(EMULATED, "bf16", function() return distributions(model, ids) end)
+            local bf16 = under(EMULATED, "bf16", function() return distributions(model, ids, "bf16") end)
             local kl, change, gap = compare(f32, bf16, ids)
             assert.is_true(kl > 1e-9 and kl <= KL, ("%g nats a token"):format(kl)) -- and it did round
             assert.is_true(change <= PERPLEXITY, ("perplexity changes by %g"):format(change))

@@ -37,7 +37,7 @@ compile_all() { # compile_all COMPILER [flags]
     else
       case $file in
         */avx2*.c) flags=(-mavx2 -mfma -mf16c) ;;
-        */amx.c) flags=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mamx-tile -mamx-bf16) ;;
+        */amx.c) flags=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16) ;;
         */avx512*.c | */amx_emulated.c) flags=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni) ;;
       esac
     fi

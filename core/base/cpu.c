@@ -63,7 +63,7 @@ static void detect(void) {
     cpu.avx512 = cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     cpu.vnni = cpu.avx512 && __builtin_cpu_supports("avx512vnni");
-    cpu.amx = cpu.vnni && may_use_tiles();
+    cpu.amx = cpu.vnni && __builtin_cpu_supports("avx512bf16") && may_use_tiles();
 }
 #elif defined(__aarch64__) && defined(__linux__)
 /* Names by implementer and part, from the vendors' manuals (MIDR_EL1). */

@@ -2,8 +2,8 @@
  *
  * Every kernel agrees with the one in scalar.c up to the order of f32 sums, and the whole-number products up to the
  * rounding of activations that they say. Weights stay in their stored blocks. What a row or a column gives does not
- * depend on how many there are, except that ML_TILE_COLUMNS columns or more go to the matrix unit where there is one.
- * Kernels run on the calling thread and allocate nothing. */
+ * depend on how many there are, except that ML_TILE_COLUMNS columns, or rows of queries, go to the matrix unit where
+ * there is one. Kernels run on the calling thread and allocate nothing. */
 #ifndef ML_KERNELS_KERNELS_H
 #define ML_KERNELS_KERNELS_H
 
@@ -38,7 +38,8 @@ enum { ML_PAGE_TOKENS = 64, ML_MAX_HEAD_DIM = 256 };
 
 /* One page of one KV head against rows of queries that share the head: online softmax (arXiv:2205.14135), to be called
  * page after page with the same state. What a row gets depends on its own q, state, range and the page alone, to the
- * bit: not on the rows beside it, nor on what lies outside its range. head_dim is a multiple of 8 up to 256. */
+ * bit: not on the rows beside it (only a matrix unit asks for ML_TILE_COLUMNS of them), nor on what lies outside its
+ * range. head_dim is a multiple of 8 up to 256. */
 typedef struct ml_attend {
     int64_t rows, group, head_dim; /* `group` queries a row */
     const float *q;                /* {rows, group, head_dim}, already scaled */

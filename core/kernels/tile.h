@@ -24,6 +24,7 @@
 #include "tensor/dtype.h"
 
 #include <immintrin.h>
+#include <math.h>
 
 enum {
     BLOCK = ML_WHOLE_BLOCK,
@@ -387,8 +388,12 @@ static double multiply_rounds(int64_t rounds) {
     return (double)rounds * 4 * TILE * TILE * BLOCK * 2;
 }
 
+#include "kernels/tile_attend.h"
+
 static void fill(ml_kernels *table, const char *isa) {
     ml_kernels_avx512(table);
+    attend_few = table->attend;
+    table->attend = attend;
     table->isa = isa;
     table->tile_prepare = tile_prepare;
     table->tile_multiply = tile_multiply;
