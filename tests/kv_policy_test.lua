@@ -1,6 +1,7 @@
 -- Policies: which pages are quantised, when, for whom, and what forks, rewinds and appends then see.
 local ffi = require "ffi"
 local folder = require "helpers.folder"
+local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local synth = require("moonloom.recipe").get("synth")
@@ -11,6 +12,8 @@ local TEXT = "Once upon a time, there was a little girl named Lily. She loved to
     "One day, Tom found a big red ball under the old tree, and his mom said it was too late for a swim. "
 
 describe("a policy for keys and values", function()
+    setup(isa_helper.rows_alone)
+    teardown(isa_helper.as_before)
     local model, ids, layers
 
     setup(function()
@@ -107,6 +110,7 @@ describe("a policy for keys and values", function()
     end)
 
     it("gives a token the same bits in any batch, on any number of threads, under every instruction set", function()
+        local used = moonloom.isa()
         for _, isa in ipairs { "scalar", "avx2", "avx512", "neon" } do
             if C.ml_isa_set(isa) == C.ML_OK then
                 for _, bits in ipairs { 8, 4 } do
@@ -132,7 +136,7 @@ describe("a policy for keys and values", function()
                 end
             end
         end
-        check(C.ml_isa_set("auto"))
+        moonloom.isa(used)
     end)
 
     it("quantises a page that forks share once, for all of them", function()

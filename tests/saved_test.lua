@@ -1,6 +1,7 @@
 -- Saved sessions: they come back bit for bit, appear whole or not at all, and nothing that is damaged is taken.
 local ffi = require "ffi"
 local folder = require "helpers.folder"
+local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local C = ml.C
@@ -35,6 +36,8 @@ local function copy(session)
 end
 
 describe("a saved session", function()
+    setup(isa_helper.rows_alone)
+    teardown(isa_helper.as_before)
     local model, session, path, bytes, saved
 
     -- A list of ids that says nothing, from a seed.

@@ -1,5 +1,6 @@
 -- The store: sessions that end are found by later processes, by how they begin.
 local folder = require "helpers.folder"
+local isa_helper = require "helpers.isa"
 local moonloom = require "moonloom"
 local recipe = require "moonloom.recipe"
 local run = require "helpers.command"
@@ -7,6 +8,8 @@ local run = require "helpers.command"
 local MODEL = MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf"
 
 describe("a store", function()
+    setup(isa_helper.rows_alone)
+    teardown(isa_helper.as_before)
     local ids, place, told, reporter, model
 
     setup(function()

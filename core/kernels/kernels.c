@@ -103,7 +103,7 @@ int ml_kernels_exact(void) {
 
 const char *ml_kernels_numbers(void) {
     const ml_kernels *kernels = ml_kernels_get();
-    return exact && kernels->tile_multiply ? "exact" : kernels->isa;
+    return exact && kernels->tile_multiply ? "amx-exact" : kernels->isa;
 }
 
 const char *ml_precision_name(void) {

@@ -1,19 +1,33 @@
 -- Instruction sets for tests that ask more of rows than every set promises: on a matrix unit a row may depend on
 -- whether its batch is large (ml_precision_set in core/moonloom.h).
+local ffi = require "ffi"
 local moonloom = require "moonloom"
 
-local M = {}
-local before
+ffi.cdef [[
+int setenv(const char *name, const char *value, int overwrite);
+int unsetenv(const char *name);
+]]
 
---- For setup(): chooses a set under which no row depends on its batch.
+local M = {}
+local before, variable
+
+--- For setup(): chooses a set under which no row depends on its batch, here and for commands that are run.
 function M.rows_alone()
-    before = moonloom.isa()
-    if before:find("amx", 1, true) then moonloom.isa "avx512" end
+    before, variable = moonloom.isa(), os.getenv("MOONLOOM_ISA")
+    if before:find("amx", 1, true) then
+        moonloom.isa "avx512"
+        ffi.C.setenv("MOONLOOM_ISA", "avx512", 1)
+    end
 end
 
 --- For teardown(): goes back.
 function M.as_before()
     moonloom.isa(before)
+    if variable then
+        ffi.C.setenv("MOONLOOM_ISA", variable, 1)
+    else
+        ffi.C.unsetenv("MOONLOOM_ISA")
+    end
 end
 
 --- body(...) under precision "exact".
