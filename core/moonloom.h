@@ -483,7 +483,8 @@ int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence);
 /* The ids of these tokens. Owned by the cache, until the sequence changes. NULL if there is no such sequence, or it is
  * empty. */
 const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence);
-/* How many of its tokens, from the first on, another sequence may adopt: see ml_cache_adopt(). */
+/* How many of its tokens, from the first on, are as if computed at once with plain pages: 0 if any page is quantised.
+ */
 int64_t ml_sequence_sound(const ml_cache *cache, int32_t sequence);
 
 /* Prefixes: pages that sequences leave behind when they are freed or rewound stay known by their tokens, up to `bytes`
@@ -507,14 +508,14 @@ typedef struct ml_policy {
     int rotate;                /* turn keys (ml_warm_rotate) before they are quantised */
 } ml_policy;
 
-/* Sets the policy of a cache; everything is copied. It may change at any time: ml_cache_settle() applies it from then on,
- * to pages that are quantised already only where that makes them smaller. `rotate` can only change while no page is
+/* Sets the policy of a cache; everything is copied. It may change at any time: ml_cache_settle() applies it from then
+ * on, to pages that are quantised already only where that makes them smaller. `rotate` can only change while no page is
  * quantised. */
 int ml_cache_policy(ml_cache *cache, const ml_policy *policy);
 /* Quantises the full pages that the policy no longer keeps plain, in place for all sequences that share them; on all
- * threads. To be called after ml_forward(), and after a new policy. Pages with infinite or NaN numbers stay plain, and so
- * do all when memory for that runs out. A sequence that goes on in the middle of a quantised page gets a plain copy of
- * it; its old tokens keep their codes when that is quantised again, so nothing is ever quantised twice. */
+ * threads. To be called after ml_forward(), and after a new policy. Pages with infinite or NaN numbers stay plain, and
+ * so do all when memory for that runs out. A sequence that goes on in the middle of a quantised page gets a plain copy
+ * of it; its old tokens keep their codes when that is quantised again, so nothing is ever quantised twice. */
 int ml_cache_settle(ml_cache *cache);
 /* Pages of the cache that are in use, and how many of them are quantised. */
 void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised);
@@ -565,11 +566,13 @@ typedef struct ml_saved_info {
     int64_t sound;        /* of them, from the first on, what ml_cache_adopt() may take over: see there */
     int64_t text_bytes;   /* of the text */
     int64_t page_count;   /* pages of 64 tokens of one layer */
+    int64_t quantised;    /* of them, those that are not plain */
     int64_t page_bytes;   /* of the pages in memory */
     int64_t packed_bytes; /* of the same in the file */
     int64_t created;      /* seconds since 1970 */
     int32_t dtype;        /* of the cache: ML_BF16 or ML_F32 */
     int32_t layers;       /* of the model */
+    int32_t policy;       /* 1: there was a policy for its pages, see ml_saved_policy() */
     uint64_t content[2];  /* see ml_sequence_content() */
     ml_identity identity;
     char version[16];      /* of the moonloom that saved it */
@@ -596,6 +599,8 @@ const char *ml_saved_damage(const ml_saved *saved);
 int ml_saved_check(ml_saved *saved);
 /* ML_OK if it is of that model and tokenizer; else ML_E_UNSUPPORTED and a sentence. */
 int ml_saved_fits(const ml_saved *saved, const ml_identity *identity);
+/* Gives the cache the policy that the session was saved under, if there was one (*set = 1). */
+int ml_saved_policy(const ml_saved *saved, ml_cache *cache, int *set);
 /* Fills the empty `sequence` with the first `tokens` tokens. It must fit (ml_saved_fits) and the cache be of its dtype.
  * ML_E_FORMAT names what is damaged; the sequence is empty then. */
 int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t tokens);

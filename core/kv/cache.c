@@ -99,16 +99,16 @@ uint8_t *ml_page_room(ml_cache *cache, int64_t bytes) {
     return data;
 }
 
-/* A plain page. */
-static ml_page *page_take(ml_cache *cache) {
+ml_page *ml_page_take(ml_cache *cache, const ml_format *format) {
     if (!cache->free_pages && add_slab(cache) != ML_OK) return NULL;
-    uint8_t *data = ml_page_room(cache, cache->plain->bytes);
+    uint8_t *data = ml_page_room(cache, format->bytes);
     if (!data) return NULL;
     ml_page *page = cache->free_pages;
     cache->free_pages = page->next;
-    *page = (ml_page){.references = 1, .format = cache->plain, .data = data};
+    *page = (ml_page){.references = 1, .format = format, .data = data};
     cache->pages_used++;
-    cache->bytes_used += cache->plain->bytes;
+    cache->bytes_used += format->bytes;
+    if (!format->plain) cache->warm_pages++;
     return page;
 }
 
@@ -242,7 +242,12 @@ void ml_sequence_append(ml_sequence *sequence, int32_t id, int whole) {
 
 int64_t ml_sequence_sound(const ml_cache *cache, int32_t sequence) {
     const ml_sequence *s = ml_cache_sequence(cache, sequence);
-    return s ? s->sound : ML_E_ARGUMENT;
+    if (!s) return ML_E_ARGUMENT;
+    const int64_t pages = (s->length + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * cache->layers;
+    for (int64_t i = 0; i < pages; i++) {
+        if (!s->pages[i]->format->plain || s->pages[i]->origin) return 0;
+    }
+    return s->sound;
 }
 
 const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence) {
@@ -294,7 +299,7 @@ int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence) {
 static int open_page(ml_cache *cache, ml_sequence *sequence, size_t slot, int32_t keep) {
     ml_page *page = sequence->pages[slot];
     if (page->references > 1 || !page->format->plain) {
-        ml_page *own = page_take(cache);
+        ml_page *own = ml_page_take(cache, cache->plain);
         if (!own) return ML_E_MEMORY;
         ml_page_convert(page->format, page->data, cache->plain, own->data, NULL, 0);
         own->origin = page->format->plain ? page->origin : page;
@@ -316,7 +321,7 @@ static int append_pages(ml_cache *cache, ml_sequence *sequence) {
     const size_t layers = (size_t)cache->layers;
     ml_page **pages = sequence->pages + sequence->page_count * layers;
     for (size_t l = 0; l < layers; l++) {
-        pages[l] = page_take(cache);
+        pages[l] = ml_page_take(cache, cache->plain);
         if (!pages[l]) {
             while (l-- > 0) ml_page_release(cache, pages[l]);
             return ML_E_MEMORY;

@@ -68,6 +68,11 @@ struct ml_cache {
 ml_sequence *ml_cache_sequence(const ml_cache *cache, int32_t number);
 /* Marks a change: a forward pass under way on the cache is void. */
 void ml_cache_changed(ml_cache *cache);
+/* A page of that format, with one holder and anything in it. NULL without memory. */
+ml_page *ml_page_take(ml_cache *cache, const ml_format *format);
+/* The cache's format of these bits {kv_heads} (NULL: all 16), made when it is asked for first: pages and policies point
+ * to it until the cache goes. NULL without memory, or when the pool has no room for another size. */
+const ml_format *ml_cache_format(ml_cache *cache, int rotated, const uint8_t *key_bits, const uint8_t *value_bits);
 /* One more holder of a page; one less, and the page is free after the last. */
 void ml_page_hold(ml_cache *cache, ml_page *page);
 void ml_page_release(ml_cache *cache, ml_page *page);

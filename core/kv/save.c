@@ -7,7 +7,6 @@
 #include "kv/saved.h"
 #include "load/weights.h"
 #include "model/model.h"
-#include "tensor/dtype.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -22,48 +21,35 @@ typedef struct saving {
     ml_file file;
     ml_packer **packers; /* {threads} */
     int threads;
-    uint8_t *plain;          /* {threads, bytes of a plain page}: what quantised pages stand for */
-    uint8_t *packed;         /* {GROUP, bound} */
-    size_t bound;            /* of a packed page */
-    ml_saved_entry *entries; /* {pages} */
-    int64_t pages, first;    /* all; the first of the group under way */
+    uint8_t *packed;           /* {GROUP, bound} */
+    size_t bound;              /* of a packed page */
+    const ml_format **formats; /* those of the pages and the policy, the plain one first */
+    size_t format_count, format_capacity;
+    const ml_page **pages;   /* {count}: of the sequence, and what they were decoded from */
+    ml_saved_entry *entries; /* {count} */
+    int64_t count, first;    /* all; the first of the group under way */
     atomic_int status;
     ml_saved_header header;
 } saving;
 
 static void pack_pages(void *arg, int64_t begin, int64_t end, int thread) {
     saving *s = arg;
-    const ml_cache *cache = s->cache;
     for (int64_t i = begin; i < end; i++) {
-        const ml_page *page = s->sequence->pages[s->first + i];
+        const ml_page *page = s->pages[s->first + i];
+        ml_saved_entry *entry = &s->entries[s->first + i];
         uint8_t *out = s->packed + (size_t)i * s->bound;
-        const size_t bytes = (size_t)cache->plain->bytes, element = (size_t)ml_dtype_bytes(cache->dtype);
-        const uint8_t *data = page->data;
-        if (!page->format->plain) {
-            uint8_t *decoded = s->plain + (size_t)thread * bytes;
-            ml_page_convert(page->format, data, cache->plain, decoded, NULL, 0);
-            data = decoded;
-        }
-        const size_t packed = ml_pack(s->packers[thread], data, bytes, element, out);
-        if (packed == 0) {
-            atomic_store(&s->status, ML_E_MEMORY);
-            continue;
-        }
-        s->entries[s->first + i] = (ml_saved_entry){
-            .layer = (uint32_t)((s->first + i) % cache->layers),
-            .page = (uint32_t)((s->first + i) / cache->layers),
-            .format = ML_SAVED_PLAIN,
-            .bytes = (uint32_t)bytes,
-            .packed = (uint32_t)packed,
-            .hash = ml_hash(out, (int64_t)packed, 0),
-        };
+        const size_t packed =
+            ml_pack(s->packers[thread], page->data, entry->bytes, ml_saved_element(page->format), out);
+        if (packed == 0) atomic_store(&s->status, ML_E_MEMORY);
+        entry->packed = (uint32_t)packed;
+        entry->hash = ml_hash(out, (int64_t)packed, 0);
     }
 }
 
 static int write_pages(saving *s) {
-    for (s->first = 0; s->first < s->pages; s->first += GROUP) {
+    for (s->first = 0; s->first < s->count; s->first += GROUP) {
         if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
-        const int64_t count = s->pages - s->first < GROUP ? s->pages - s->first : GROUP;
+        const int64_t count = s->count - s->first < GROUP ? s->count - s->first : GROUP;
         ml_parallel(count, 1, pack_pages, s);
         if (atomic_load(&s->status) != ML_OK) {
             return ml_error(ML_E_MEMORY, "out of memory: packing the pages of %s", s->file.path);
@@ -80,13 +66,25 @@ static int write_pages(saving *s) {
 }
 
 static int write_index(saving *s) {
-    const size_t bytes = (size_t)s->pages * ML_SAVED_ENTRY;
+    const size_t bytes = (size_t)s->count * ML_SAVED_ENTRY;
     uint8_t *index = ml_calloc(bytes, 1);
     if (!index) return ML_E_MEMORY;
-    for (int64_t i = 0; i < s->pages; i++) ml_saved_put_entry(&s->entries[i], index + i * ML_SAVED_ENTRY);
+    for (int64_t i = 0; i < s->count; i++) ml_saved_put_entry(&s->entries[i], index + i * ML_SAVED_ENTRY);
     s->header.index_hash = ml_hash(index, (int64_t)bytes, 0);
     int status = ml_file_write(&s->file, index, bytes);
     free(index);
+    return status;
+}
+
+static int write_policy(saving *s) {
+    const int64_t bytes = ml_saved_policy_bytes(s->cache, s->format_count);
+    uint8_t *part = ml_calloc((size_t)bytes, 1);
+    if (!part) return ML_E_MEMORY;
+    ml_saved_put_policy(s->cache, s->formats, s->format_count, part);
+    s->header.policy_bytes = bytes;
+    s->header.policy_hash = ml_hash(part, bytes, 0);
+    int status = ml_file_write(&s->file, part, (size_t)bytes);
+    free(part);
     return status;
 }
 
@@ -112,7 +110,7 @@ int ml_sequence_content(const ml_cache *cache, int32_t sequence, const ml_identi
     return ML_OK;
 }
 
-static void describe(saving *s, const ml_identity *identity, const char *text, int64_t text_bytes) {
+static void describe(saving *s, int32_t number, const ml_identity *identity, const char *text, int64_t text_bytes) {
     const ml_cache *cache = s->cache;
     const ml_sequence *sequence = s->sequence;
     const ml_weights *weights = cache->model->weights;
@@ -120,9 +118,10 @@ static void describe(saving *s, const ml_identity *identity, const char *text, i
     const char *name = "", *file = ml_weights_path(weights), *isa = ml_kernels_numbers();
     int64_t name_bytes = 0;
     info->tokens = sequence->length;
-    info->sound = sequence->isa == isa ? sequence->sound : 0;
+    info->sound = sequence->isa == isa ? ml_sequence_sound(cache, number) : 0;
     info->text_bytes = text_bytes;
-    info->page_count = s->pages;
+    info->page_count = s->count;
+    for (int64_t i = 0; i < s->count; i++) info->quantised += s->entries[i].format != 0;
     info->created = (int64_t)time(NULL);
     info->dtype = cache->dtype;
     info->layers = cache->layers;
@@ -149,6 +148,7 @@ static int write_all(saving *s, const char *text) {
         status = ml_file_write(&s->file, s->sequence->ids, (size_t)info->tokens * sizeof *s->sequence->ids);
     }
     if (status == ML_OK) status = ml_file_write(&s->file, text, (size_t)info->text_bytes);
+    if (status == ML_OK) status = write_policy(s);
     if (status == ML_OK) status = write_pages(s);
     if (status == ML_OK) status = write_index(s);
     if (status != ML_OK) return status;
@@ -158,17 +158,64 @@ static int write_all(saving *s, const char *text) {
     return status == ML_OK ? ml_file_rewrite(&s->file, header, sizeof header) : status;
 }
 
+/* Takes up a format that is not among them yet. */
+static int add_format(saving *s, const ml_format *format) {
+    if (ml_saved_format(s->formats, s->format_count, format) < s->format_count) return ML_OK;
+    void *list = s->formats;
+    int status = ml_grow(&list, &s->format_capacity, s->format_count + 1, sizeof *s->formats);
+    s->formats = list;
+    if (status == ML_OK) s->formats[s->format_count++] = format;
+    return status;
+}
+
+/* Takes up a page as the next one of the file. */
+static int add_page(saving *s, const ml_page *page, int64_t at, int32_t frozen) {
+    int status = add_format(s, page->format);
+    if (status != ML_OK) return status;
+    s->entries[s->count] = (ml_saved_entry){
+        .layer = (uint32_t)(at % s->cache->layers),
+        .page = (uint32_t)(at / s->cache->layers),
+        .format = (uint32_t)ml_saved_format(s->formats, s->format_count, page->format),
+        .bytes = (uint32_t)page->format->bytes,
+        .frozen = (uint32_t)frozen,
+    };
+    s->pages[s->count++] = page;
+    return ML_OK;
+}
+
+static int list_pages(saving *s) {
+    const ml_cache *cache = s->cache;
+    const int64_t pages = (s->sequence->length + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * cache->layers;
+    int64_t origins = 0;
+    for (int64_t i = 0; i < pages; i++) origins += s->sequence->pages[i]->origin != NULL;
+    s->entries = ml_calloc((size_t)(pages + origins), sizeof *s->entries);
+    s->pages = ml_calloc((size_t)(pages + origins), sizeof *s->pages);
+    if (!s->entries || !s->pages) return ML_E_MEMORY;
+    int status = add_format(s, cache->plain);
+    for (int32_t l = 0; status == ML_OK && cache->goal && l < cache->layers; l++) {
+        status = add_format(s, cache->goal[l]);
+    }
+    for (int64_t i = 0; status == ML_OK && i < pages; i++) {
+        const ml_page *page = s->sequence->pages[i];
+        status = add_page(s, page, i, 0);
+        if (status == ML_OK && page->origin) status = add_page(s, page->origin, i, page->frozen);
+    }
+    return status;
+}
+
 static int allocate(saving *s) {
-    s->bound = ml_packed_bound((size_t)s->cache->plain->bytes);
+    int64_t largest = 0;
+    for (size_t i = 0; i < s->format_count; i++) {
+        if (s->formats[i]->bytes > largest) largest = s->formats[i]->bytes;
+    }
+    s->bound = ml_packed_bound((size_t)largest);
     s->threads = ml_threads_count();
-    s->entries = ml_calloc((size_t)s->pages, sizeof *s->entries);
     s->packed = ml_alloc_aligned(GROUP, s->bound);
-    s->plain = ml_alloc_aligned((size_t)s->threads, (size_t)s->cache->plain->bytes);
     s->packers = ml_calloc((size_t)s->threads, sizeof *s->packers);
-    if (!s->entries || !s->packed || !s->plain || !s->packers) return ML_E_MEMORY;
+    if (!s->packed || !s->packers) return ML_E_MEMORY;
     int status = ML_OK;
     for (int i = 0; status == ML_OK && i < s->threads; i++) {
-        status = ml_packer_create((size_t)s->cache->plain->bytes, &s->packers[i]);
+        status = ml_packer_create((size_t)largest, &s->packers[i]);
     }
     return status;
 }
@@ -178,7 +225,8 @@ static void release(saving *s) {
     for (int i = 0; s->packers && i < s->threads; i++) ml_packer_free(s->packers[i]);
     free(s->packers);
     free(s->packed);
-    free(s->plain);
+    free(s->formats);
+    free(s->pages);
     free(s->entries);
 }
 
@@ -189,11 +237,11 @@ int ml_sequence_save(ml_cache *cache, int32_t sequence, const ml_identity *ident
     if (from->length == 0) return ml_error(ML_E_ARGUMENT, "an empty session is not saved");
     if (bytes < 0) return ml_error(ML_E_ARGUMENT, "a text has 0 bytes or more, not %lld", (long long)bytes);
     saving s = {.cache = cache, .sequence = from, .file.descriptor = -1};
-    s.pages = (from->length + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * cache->layers;
-    int status = allocate(&s);
+    int status = list_pages(&s);
+    if (status == ML_OK) status = allocate(&s);
     if (status == ML_OK) status = ml_file_create(path, &s.file);
     if (status == ML_OK) {
-        describe(&s, identity, text, bytes);
+        describe(&s, sequence, identity, text, bytes);
         status = write_all(&s, text);
     }
     if (status == ML_OK) status = ml_file_commit(&s.file);

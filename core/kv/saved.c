@@ -7,7 +7,6 @@
 #include "kv/packed.h"
 #include "load/mapping.h"
 #include "model/model.h"
-#include "tensor/dtype.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -18,9 +17,10 @@ struct ml_saved {
     char *path;
     ml_mapping file;
     ml_saved_header header;
-    int64_t text_at, pages_at, index_at; /* in the file; the ids are at ML_SAVED_HEADER */
+    int64_t text_at, policy_at, pages_at, index_at; /* in the file; the ids are at ML_SAVED_HEADER */
     int text_whole;
-    ml_saved_entry *entries; /* {page_count}; NULL where the index is damaged */
+    ml_saved_policy_part policy;
+    ml_saved_entry *entries; /* {page_count}; worth nothing where the index is damaged */
     int64_t *offsets;        /* {page_count}: of each page in the file */
     char damage[400];        /* a sentence, or "" */
 };
@@ -49,11 +49,14 @@ static int lay_out(ml_saved *saved) {
     if (info->tokens < 1 || info->tokens > INT32_MAX || info->sound < 0 || info->sound > info->tokens ||
         info->text_bytes < 0 || info->text_bytes > most || info->packed_bytes < 0 || info->packed_bytes > most ||
         info->layers < 1 || info->layers > 65536 || (info->dtype != ML_BF16 && info->dtype != ML_F32) ||
-        info->page_count != (info->tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * info->layers) {
+        h->kv_heads < 1 || h->kv_heads > 65536 || h->policy_bytes < 0 || h->policy_bytes > most) {
         return 0;
     }
+    const int64_t pages = (info->tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * info->layers;
+    if (info->page_count < pages || info->page_count > 2 * pages) return 0;
     saved->text_at = ML_SAVED_HEADER + info->tokens * 4;
-    saved->pages_at = saved->text_at + info->text_bytes;
+    saved->policy_at = saved->text_at + info->text_bytes;
+    saved->pages_at = saved->policy_at + h->policy_bytes;
     saved->index_at = saved->pages_at + info->packed_bytes;
     return info->bytes == saved->index_at + info->page_count * ML_SAVED_ENTRY + ML_SAVED_HEADER;
 }
@@ -93,21 +96,33 @@ static int has(const ml_saved *saved, int64_t end) {
     return end <= (int64_t)saved->file.size;
 }
 
-/* Reads the index: entries in order, which fill the place of the pages exactly. 0 if it is not so. */
+/* Reads the index: a page of each layer after the other, each perhaps followed by its origin, which fill the place of
+ * the pages exactly. 0 if it is not so. */
 static int read_index(ml_saved *saved) {
     const ml_saved_header *h = &saved->header;
-    const int64_t count = h->info.page_count;
+    const int64_t count = h->info.page_count,
+                  pages = (h->info.tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * h->info.layers;
     const uint8_t *index = saved->file.data + saved->index_at;
-    int64_t at = saved->pages_at;
+    int64_t at = saved->pages_at, next = 0;
     if (ml_hash(index, count * ML_SAVED_ENTRY, 0) != h->index_hash) return 0;
     for (int64_t i = 0; i < count; i++) {
         ml_saved_entry *entry = &saved->entries[i];
         ml_saved_get_entry(index + i * ML_SAVED_ENTRY, entry);
         saved->offsets[i] = at;
         at += entry->packed;
-        if (entry->layer != i % h->info.layers || entry->page != i / h->info.layers || at > saved->index_at) return 0;
+        if (entry->frozen == 0) next++;
+        const int64_t page = next - 1;
+        if (page < 0 || page >= pages || entry->layer != page % h->info.layers ||
+            entry->page != page / h->info.layers || entry->format >= saved->policy.format_count ||
+            at > saved->index_at) {
+            return 0;
+        }
+        if (entry->frozen > 0 &&
+            (entry->frozen > ML_PAGE_TOKENS || entry->format == 0 || entry[-1].frozen > 0 || entry[-1].format != 0)) {
+            return 0;
+        }
     }
-    return at == saved->index_at;
+    return next == pages && at == saved->index_at;
 }
 
 static int read_parts(ml_saved *saved) {
@@ -120,6 +135,12 @@ static int read_parts(ml_saved *saved) {
     saved->text_whole =
         has(saved, saved->pages_at) && ml_hash(data + saved->text_at, info->text_bytes, 0) == saved->header.text_hash;
     if (!saved->text_whole) part_damaged(saved, "the text", saved->text_at, info->text_bytes);
+    if (!has(saved, saved->pages_at) ||
+        ml_hash(data + saved->policy_at, saved->header.policy_bytes, 0) != saved->header.policy_hash ||
+        !ml_saved_get_policy(data + saved->policy_at, &saved->header, &saved->policy)) {
+        part_damaged(saved, "the policy", saved->policy_at, saved->header.policy_bytes);
+        return ML_OK; /* and so nothing is known about the pages */
+    }
     const int64_t index_bytes = info->page_count * ML_SAVED_ENTRY;
     if (has(saved, saved->index_at + index_bytes)) {
         saved->entries = ml_calloc((size_t)info->page_count, sizeof *saved->entries);
@@ -157,6 +178,7 @@ void ml_saved_free(ml_saved *saved) {
 
 void ml_saved_describe(const ml_saved *saved, ml_saved_info *out) {
     *out = saved->header.info;
+    out->policy = saved->policy.set;
 }
 
 int64_t ml_saved_sound(const ml_saved *saved) {
@@ -194,19 +216,20 @@ int ml_saved_fits(const ml_saved *saved, const ml_identity *identity) {
 
 typedef struct reading {
     ml_saved *saved;
-    ml_sequence *sequence; /* whose pages are filled; NULL: only checksums are compared */
-    ml_packer **packers;   /* {threads} */
-    atomic_llong bad;      /* the first page that is damaged, or the number of pages */
+    ml_page **pages;     /* {entries that are read}: to be filled; NULL: only checksums are compared */
+    ml_packer **packers; /* {threads} */
+    int threads;
+    atomic_llong bad; /* the first entry that is damaged, or their number */
 } reading;
 
 static int page_whole(const reading *r, int64_t i, int thread) {
     const ml_saved_entry *entry = &r->saved->entries[i];
     const uint8_t *packed = r->saved->file.data + r->saved->offsets[i];
     if (ml_hash(packed, entry->packed, 0) != entry->hash) return 0;
-    if (!r->sequence) return 1;
-    const size_t element = (size_t)ml_dtype_bytes(r->saved->header.info.dtype);
-    return ml_unpack(r->packers[thread], packed, entry->packed, element, r->sequence->pages[i]->data, entry->bytes) ==
-           ML_OK;
+    if (!r->pages) return 1;
+    const ml_page *page = r->pages[i];
+    return ml_unpack(r->packers[thread], packed, entry->packed, ml_saved_element(page->format), page->data,
+                     entry->bytes) == ML_OK;
 }
 
 static void read_pages(void *arg, int64_t begin, int64_t end, int thread) {
@@ -219,12 +242,12 @@ static void read_pages(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
-static int read_all(reading *r, int64_t pages) {
+static int read_all(reading *r, int64_t count) {
     ml_saved *saved = r->saved;
-    atomic_init(&r->bad, pages);
-    ml_parallel(pages, 4, read_pages, r);
+    atomic_init(&r->bad, count);
+    ml_parallel(count, 4, read_pages, r);
     const int64_t bad = atomic_load(&r->bad);
-    if (bad == pages) return ML_OK;
+    if (bad == count) return ML_OK;
     const ml_saved_entry *entry = &saved->entries[bad];
     damaged(saved, "page %u of layer %u is damaged (bytes %lld to %lld)", entry->page, entry->layer,
             (long long)saved->offsets[bad], (long long)(saved->offsets[bad] + entry->packed - 1));
@@ -237,29 +260,113 @@ int ml_saved_check(ml_saved *saved) {
     return read_all(&r, saved->header.info.page_count);
 }
 
-/* Whether the pages are those of the cache. */
-static int check_shape(const ml_saved *saved, const ml_cache *cache, int64_t pages) {
+/* Whether the session is of a model of these sizes, and whole as far as is known. */
+static int check_shape(const ml_saved *saved, const ml_cache *cache) {
     const ml_saved_header *h = &saved->header;
-    int fits = h->info.layers == cache->layers && h->kv_heads == cache->kv_heads && h->head_dim == cache->head_dim &&
-               h->info.dtype == cache->dtype;
-    for (int64_t i = 0; fits && i < pages; i++) {
-        fits = saved->entries[i].format == ML_SAVED_PLAIN && saved->entries[i].bytes == cache->plain->bytes;
+    if (saved->damage[0]) return ml_error(ML_E_FORMAT, "%s", saved->damage);
+    if (h->info.layers == cache->layers && h->kv_heads == cache->kv_heads && h->head_dim == cache->head_dim &&
+        h->info.dtype == cache->dtype) {
+        return ML_OK;
     }
-    return fits ? ML_OK : ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: its pages differ", saved->path);
+    return ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: its pages differ", saved->path);
 }
 
-/* Fills the pages of the sequence, which has them. */
-static int fill(reading *r, int64_t pages) {
-    const int threads = ml_threads_count();
-    r->packers = ml_calloc((size_t)threads, sizeof *r->packers);
-    int status = r->packers ? ML_OK : ML_E_MEMORY;
-    for (int i = 0; status == ML_OK && i < threads; i++) {
-        status = ml_packer_create(r->saved->entries[0].bytes, &r->packers[i]);
+int ml_saved_policy(const ml_saved *saved, ml_cache *cache, int *set) {
+    const ml_saved_policy_part *part = &saved->policy;
+    int status = check_shape(saved, cache);
+    if (status != ML_OK) return status;
+    *set = part->set;
+    if (!part->set) return ML_OK;
+    const size_t heads = (size_t)cache->kv_heads, all = (size_t)cache->layers * heads;
+    uint8_t *bits = ml_calloc(2 * all, 1);
+    if (!bits) return ML_E_MEMORY;
+    for (size_t l = 0; l < (size_t)cache->layers; l++) {
+        const uint8_t *format = part->formats + ml_get_u32(part->goals + 4 * l) * 2 * heads;
+        memcpy(bits + l * heads, format, heads);
+        memcpy(bits + all + l * heads, format + heads, heads);
     }
-    if (status == ML_OK) status = read_all(r, pages);
-    for (int i = 0; r->packers && i < threads; i++) ml_packer_free(r->packers[i]);
-    free(r->packers);
+    const ml_policy policy = {part->hot_tokens, part->first_tokens, bits, bits + all, part->rotated};
+    status = ml_cache_policy(cache, &policy);
+    free(bits);
     return status;
+}
+
+/* The formats of the file as the cache has them, {format_count}. */
+static int match_formats(const ml_saved *saved, ml_cache *cache, const ml_format **formats) {
+    const ml_saved_policy_part *part = &saved->policy;
+    if (part->format_count > 1 && part->rotated != cache->rotated) {
+        if (cache->warm_pages > 0 || cache->goal) {
+            return ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: its keys are turned otherwise",
+                            saved->path);
+        }
+        cache->rotated = part->rotated;
+    }
+    for (uint32_t i = 0; i < part->format_count; i++) {
+        const uint8_t *bits = part->formats + (size_t)i * 2 * (size_t)cache->kv_heads;
+        formats[i] = ml_cache_format(cache, part->rotated, bits, bits + cache->kv_heads);
+        if (!formats[i]) return ML_E_MEMORY;
+    }
+    return ML_OK;
+}
+
+/* Takes empty pages for the first `count` entries. On failure some of them may be taken. */
+static int take_pages(reading *r, ml_cache *cache, const ml_format *const *formats, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const ml_saved_entry *entry = &r->saved->entries[i];
+        const ml_format *format = formats[entry->format];
+        if (entry->bytes != format->bytes) {
+            return ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: page %u of layer %u has %u bytes",
+                            r->saved->path, entry->page, entry->layer, entry->bytes);
+        }
+        r->pages[i] = ml_page_take(cache, format);
+        if (!r->pages[i]) return ML_E_MEMORY;
+    }
+    return ML_OK;
+}
+
+static int make_packers(reading *r, const ml_format *const *formats) {
+    int64_t largest = 0;
+    for (uint32_t i = 0; i < r->saved->policy.format_count; i++) {
+        if (formats[i]->bytes > largest) largest = formats[i]->bytes;
+    }
+    r->threads = ml_threads_count();
+    r->packers = ml_calloc((size_t)r->threads, sizeof *r->packers);
+    int status = r->packers ? ML_OK : ML_E_MEMORY;
+    for (int i = 0; status == ML_OK && i < r->threads; i++) {
+        status = ml_packer_create((size_t)largest, &r->packers[i]);
+    }
+    return status;
+}
+
+/* Hangs origins on their pages and gives the sequence the rest. */
+static int give_pages(reading *r, ml_cache *cache, ml_sequence *sequence, int64_t count, int64_t tokens) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < count; i++) {
+        ml_page *page = r->pages[i];
+        const uint32_t frozen = r->saved->entries[i].frozen;
+        r->pages[i] = NULL;
+        if (frozen > 0) {
+            r->pages[kept - 1]->origin = page;
+            r->pages[kept - 1]->frozen = (int32_t)frozen;
+        } else {
+            r->pages[kept++] = page;
+        }
+    }
+    int status = ml_sequence_share(cache, sequence, r->pages, ml_saved_ids(r->saved), tokens);
+    if (status != ML_OK) return status;
+    sequence->isa = ml_kernels_numbers();
+    sequence->sound = ml_saved_sound(r->saved) < tokens ? ml_saved_sound(r->saved) : tokens;
+    return ML_OK;
+}
+
+/* Entries of the first `pages` pages. */
+static int64_t entries_for(const ml_saved *saved, int64_t pages) {
+    int64_t count = 0;
+    while (count < saved->header.info.page_count && pages >= 0) {
+        if (saved->entries[count].frozen == 0 && --pages < 0) break;
+        count++;
+    }
+    return count;
 }
 
 int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t tokens) {
@@ -271,22 +378,24 @@ int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t to
         return ml_error(ML_E_ARGUMENT, "%.200s has tokens 1 to %lld, not %lld", saved->path, (long long)info->tokens,
                         (long long)tokens);
     }
-    if (saved->damage[0]) return ml_error(ML_E_FORMAT, "%s", saved->damage);
-    const int64_t pages = (tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * info->layers;
-    int status = check_shape(saved, cache, pages);
-    if (status == ML_OK) status = ml_cache_reserve(cache, s, tokens);
-    if (status == ML_OK) {
-        reading r = {.saved = saved, .sequence = s};
-        status = fill(&r, pages);
+    int status = check_shape(saved, cache);
+    if (status != ML_OK) return status;
+    const int64_t count = entries_for(saved, (tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * info->layers);
+    reading r = {.saved = saved, .pages = ml_calloc((size_t)count, sizeof *r.pages)};
+    const ml_format **formats = ml_calloc(saved->policy.format_count, sizeof *formats);
+    if (!r.pages || !formats) status = ML_E_MEMORY;
+    if (status == ML_OK) status = match_formats(saved, cache, formats);
+    if (status == ML_OK) status = make_packers(&r, formats);
+    if (status == ML_OK) status = take_pages(&r, cache, formats, count);
+    if (status == ML_OK) status = read_all(&r, count);
+    if (status == ML_OK) status = give_pages(&r, cache, s, count, tokens);
+    for (int64_t i = 0; r.pages && i < count; i++) {
+        if (r.pages[i]) ml_page_release(cache, r.pages[i]);
     }
-    if (status != ML_OK) {
-        ml_sequence_rewind(cache, sequence, 0);
-        return status;
-    }
-    memcpy(s->ids, ml_saved_ids(saved), (size_t)tokens * sizeof *s->ids);
-    s->length = tokens;
-    s->isa = ml_kernels_numbers();
-    s->sound = ml_saved_sound(saved) < tokens ? ml_saved_sound(saved) : tokens;
+    for (int i = 0; r.packers && i < r.threads; i++) ml_packer_free(r.packers[i]);
+    free(r.packers);
+    free(r.pages);
+    free(formats);
     ml_cache_changed(cache);
-    return ML_OK;
+    return status;
 }

@@ -30,6 +30,9 @@ enum {
     ARCHITECTURE = 208,
     NAME = 240,
     FILE_NAME = 368,
+    POLICY_BYTES = 880,
+    POLICY_HASH = 888,
+    QUANTISED = 896,
     HASH = ML_SAVED_HEADER - 8
 };
 
@@ -67,6 +70,9 @@ void ml_saved_put_header(const ml_saved_header *header, uint8_t out[ML_SAVED_HEA
     ml_put_u64(out + IDS_HASH, header->ids_hash);
     ml_put_u64(out + TEXT_HASH, header->text_hash);
     ml_put_u64(out + INDEX_HASH, header->index_hash);
+    ml_put_u64(out + POLICY_BYTES, (uint64_t)header->policy_bytes);
+    ml_put_u64(out + POLICY_HASH, header->policy_hash);
+    ml_put_u64(out + QUANTISED, (uint64_t)info->quantised);
     memcpy(out + MOONLOOM, info->version, sizeof info->version);
     memcpy(out + ISA, info->isa, sizeof info->isa);
     memcpy(out + ARCHITECTURE, info->architecture, sizeof info->architecture);
@@ -108,6 +114,9 @@ int ml_saved_get_header(const uint8_t in[ML_SAVED_HEADER], ml_saved_header *head
     header->ids_hash = ml_get_u64(in + IDS_HASH);
     header->text_hash = ml_get_u64(in + TEXT_HASH);
     header->index_hash = ml_get_u64(in + INDEX_HASH);
+    header->policy_bytes = (int64_t)ml_get_u64(in + POLICY_BYTES);
+    header->policy_hash = ml_get_u64(in + POLICY_HASH);
+    info->quantised = (int64_t)ml_get_u64(in + QUANTISED);
     get_text(in + MOONLOOM, info->version, sizeof info->version);
     get_text(in + ISA, info->isa, sizeof info->isa);
     get_text(in + ARCHITECTURE, info->architecture, sizeof info->architecture);
@@ -122,7 +131,7 @@ void ml_saved_put_entry(const ml_saved_entry *entry, uint8_t out[ML_SAVED_ENTRY]
     ml_put_u32(out + 8, entry->format);
     ml_put_u32(out + 12, entry->bytes);
     ml_put_u32(out + 16, entry->packed);
-    ml_put_u32(out + 20, 0);
+    ml_put_u32(out + 20, entry->frozen);
     ml_put_u64(out + 24, entry->hash);
 }
 
@@ -132,5 +141,6 @@ void ml_saved_get_entry(const uint8_t in[ML_SAVED_ENTRY], ml_saved_entry *entry)
     entry->format = (uint32_t)ml_get_u32(in + 8);
     entry->bytes = (uint32_t)ml_get_u32(in + 12);
     entry->packed = (uint32_t)ml_get_u32(in + 16);
+    entry->frozen = (uint32_t)ml_get_u32(in + 20);
     entry->hash = ml_get_u64(in + 24);
 }

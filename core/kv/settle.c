@@ -15,9 +15,7 @@ void ml_cache_forget_policy(ml_cache *cache) {
     free(cache->goal);
 }
 
-/* The format of these bits {kv_heads}, made when it is asked for first. Formats stay until the cache goes: pages and
- * saved policies point to them. NULL without memory, or when the pool has no room for another size. */
-static const ml_format *format_of(ml_cache *cache, int rotated, const uint8_t *key_bits, const uint8_t *value_bits) {
+const ml_format *ml_cache_format(ml_cache *cache, int rotated, const uint8_t *key_bits, const uint8_t *value_bits) {
     ml_format *format = ml_calloc(1, ml_format_size(cache->kv_heads));
     if (!format) return NULL;
     ml_format_lay_out(format, cache->dtype, cache->kv_heads, cache->head_dim, rotated, key_bits, value_bits);
@@ -67,8 +65,8 @@ int ml_cache_policy(ml_cache *cache, const ml_policy *policy) {
     if (!goal) return ML_E_MEMORY;
     for (int32_t l = 0; l < cache->layers; l++) {
         const int32_t at = l * cache->kv_heads;
-        goal[l] = format_of(cache, rotated, policy->key_bits ? policy->key_bits + at : NULL,
-                            policy->value_bits ? policy->value_bits + at : NULL);
+        goal[l] = ml_cache_format(cache, rotated, policy->key_bits ? policy->key_bits + at : NULL,
+                                  policy->value_bits ? policy->value_bits + at : NULL);
         if (!goal[l]) {
             free(goal);
             return ML_E_MEMORY;

@@ -25,9 +25,10 @@ end
 
 M.hex = hex
 
---- The saved session at `path`: { path, bytes, tokens, sound, page_count, page_bytes, packed_bytes, created, cache,
---- layers, name, file, architecture, version, isa, content, damage, text }, numbers and strings as ml_saved_info in
---- core/moonloom.h explains them. `damage` says what is damaged, if anything is (check() looks at the pages, too).
+--- The saved session at `path`: { path, bytes, tokens, sound, page_count, quantised, page_bytes, packed_bytes, created,
+--- cache, layers, policy, name, file, architecture, version, isa, content, damage, text }, numbers and strings as
+--- ml_saved_info in core/moonloom.h explains them. `damage` says what is damaged, if anything is (check() looks at the
+--- pages, too).
 function M.open(path)
     if type(path) ~= "string" then error("a saved session is named by its path", 3) end
     local out, info = ffi.new("ml_saved *[1]"), ffi.new("ml_saved_info")
@@ -35,10 +36,11 @@ function M.open(path)
     local handle = ffi.gc(out[0], C.ml_saved_free)
     C.ml_saved_describe(handle, info)
     local self = { path = path, _handle = handle, identity = info.identity, _info = info }
-    for _, field in ipairs { "bytes", "tokens", "sound", "page_count", "page_bytes", "packed_bytes", "created",
-        "layers" } do
+    for _, field in ipairs { "bytes", "tokens", "sound", "page_count", "quantised", "page_bytes",
+        "packed_bytes", "created", "layers" } do
         self[field] = tonumber(info[field])
     end
+    self.policy = info.policy == 1
     for _, field in ipairs { "name", "file", "architecture", "version", "isa" } do
         self[field] = ffi.string(info[field])
     end
@@ -109,8 +111,9 @@ function Saved:__tostring()
         ("  model       %s (%s), %s"):format(printable(self.name), printable(self.architecture), printable(self.file)),
         ("  saved       %s by moonloom %s, %s"):format(os.date("%Y-%m-%d %H:%M:%S", self.created),
             printable(self.version), printable(self.isa)),
-        ("  pages       %d of %d layers, %s cache: %s, here %s (%.2f times smaller)"):format(self.page_count,
-            self.layers, self.cache, progress.amount(self.page_bytes, "B"), progress.amount(self.packed_bytes, "B"),
+        ("  pages       %d of %d layers, %d quantised, %s cache: %s, here %s (%.2f times smaller)"):format(
+            self.page_count, self.layers, self.quantised, self.cache, progress.amount(self.page_bytes, "B"),
+            progress.amount(self.packed_bytes, "B"),
             self.page_bytes / math.max(1, self.packed_bytes)),
         ("  text        %s"):format(self.text and excerpt(self.text) or "(damaged)"),
     }
@@ -122,8 +125,8 @@ end
 function Saved:json()
     local text = self.text and require("moonloom.json").utf8(self.text)
     local value = { text = text, ids = self:ids(), damage = self.damage }
-    for _, field in ipairs { "path", "bytes", "tokens", "page_count", "page_bytes", "packed_bytes", "created", "cache",
-        "layers", "name", "file", "architecture", "version", "isa", "content" } do
+    for _, field in ipairs { "path", "bytes", "tokens", "page_count", "quantised", "page_bytes", "packed_bytes",
+        "created", "cache", "layers", "name", "file", "architecture", "version", "isa", "content" } do
         value[field] = self[field]
     end
     return value
@@ -162,10 +165,13 @@ function M.restore(path, options)
     local model = require("moonloom").current(options.model)
     local fits = C.ml_saved_fits(saved:handle(), model:identity())
     local sentence = ffi.string(C.ml_last_error())
-    local session = model:session { cache = saved.cache }
+    -- What is quantised has a cache of its own, as it had.
+    local session = model:session { cache = saved.cache, prefixes = not saved.policy and saved.quantised == 0 }
     local fine, problem = pcall(function()
         if fits ~= C.ML_OK then error(setmetatable({ status = tonumber(fits), message = sentence }, ml.Error), 0) end
-        M.load(saved, session:shared_cache().handle, session.sequence, saved.tokens)
+        local handle = session:shared_cache().handle
+        check(C.ml_saved_policy(saved:handle(), handle, ffi.new("int[1]")))
+        M.load(saved, handle, session.sequence, saved.tokens)
     end)
     if not fine and options.recompute and saved:same_tokens(model) then
         fine, problem = pcall(session.feed, session, saved:ids(), options)
