@@ -215,7 +215,7 @@ static void warm_values(const ml_attend *work, const warm_side *side, int64_t h,
         for (int v = 0; v < PAGE / W; v++) {
             sums = whole_store(weight[v] * v_set(inverse), bits, row_at(first, STEP, i, v * W), sums);
         }
-        middle[i] = (bits == 4 ? 8 : 128) * i_sum(sums);
+        middle[i] = (int32_t)((uint32_t)i_sum(sums) * (bits == 4 ? 8 : 128)); /* of NaN it is anything */
         scale[i] = most / ML_WHOLE_TOP * (bits == 4 ? 256.0f : 1.0f);
         shared[i] = v_sum(constant);
     }
