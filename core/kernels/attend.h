@@ -1,4 +1,4 @@
-/* Attention to one page, written once for any width: a part of vector.h and of warm.h.
+/* The products of attention to one page, written once for any width: a part of vector.h and of warm.h.
  *
  * Both products have one form, c = keep c + a b: scores = q K with K {head_dim, tokens}, then acc = keep acc + p V with
  * V {tokens, head_dim}. Every element of c is one chain of multiply-adds along i, in whatever block of queries it is
@@ -112,36 +112,5 @@ static void multiply(const float *a, int64_t lda, int64_t queries, attend_side b
         multiply_all(a, lda, queries, b, ML_F32, begin, end, keep, c);
     } else {
         multiply_all(a, lda, queries, b, ML_BF16, begin, end, keep, c);
-    }
-}
-
-/* Scores of up to BLOCK queries to weights exp(score - top), 0 outside [from, to). Brings top and sum up to date; keep
- * is what the sums so far shrink by. */
-static void weigh(float *score, int64_t queries, int64_t from, int64_t to, float *top, float *sum, float *keep) {
-    float before[BLOCK], after[BLOCK];
-    for (int64_t h = 0; h < queries; h++) {
-        float *s = score + h * PAGE;
-        for (int64_t t = 0; t < from; t++) s[t] = -INFINITY;
-        for (int64_t t = to; t < PAGE; t++) s[t] = -INFINITY;
-        vf best = v_set(top[h]);
-        for (int v = 0; v < PAGE; v += W) best = v_max(best, v_load(s + v));
-        before[h] = top[h];
-        after[h] = v_top(best);
-    }
-    for (int64_t h = 0; h < queries; h += W) {
-        const int64_t some = queries - h < W ? queries - h : W;
-        v_store_part(keep + h, v_exp(v_load_part(before + h, some) - v_load_part(after + h, some)), some);
-    }
-    for (int64_t h = 0; h < queries; h++) {
-        float *s = score + h * PAGE;
-        const vf base = v_set(after[h]);
-        vf total = v_set(0);
-        for (int v = 0; v < PAGE; v += W) {
-            const vf p = v_exp(v_load(s + v) - base);
-            v_store(s + v, p);
-            total = total + p;
-        }
-        sum[h] = sum[h] * keep[h] + v_sum(total);
-        top[h] = after[h];
     }
 }

@@ -4,7 +4,7 @@
 #include "kernels/avx2_lanes.h"
 #include "kernels/kernels.h"
 
-enum { MOST8 = 4, MOST4 = 4 }; /* queries at a time */
+enum { MOST8 = 4, WIDE8 = 4, MOST4 = 4, WIDE4 = 4 };
 
 typedef __m256i vi;
 typedef struct codes8 {
@@ -28,13 +28,25 @@ static inline void i_store(int32_t *p, vi v) {
 static inline vi i_subtract(vi v, int32_t x) {
     return _mm256_sub_epi32(v, _mm256_set1_epi32(x));
 }
-static inline int32_t i_sum(vi v) {
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 1)));
-}
 static inline vf to_float(vi v) {
     return _mm256_cvtepi32_ps(v);
+}
+
+static inline float first_lane(vf v) {
+    return _mm256_cvtss_f32(v);
+}
+static inline vf word_dots(const int16_t *a, const int16_t *b, int64_t n) {
+    vf sum = v_set(0);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        sum = sum + to_float(_mm256_madd_epi16(_mm256_loadu_si256((const void *)(a + i)),
+                                               _mm256_loadu_si256((const void *)(b + i))));
+    }
+    if (i < n) {
+        const __m128i x = _mm_loadu_si128((const void *)(a + i)), y = _mm_loadu_si128((const void *)(b + i));
+        sum = sum + to_float(_mm256_zextsi128_si256(_mm_madd_epi16(x, y)));
+    }
+    return sum;
 }
 
 static inline codes8 load8(const uint8_t *p) {
@@ -61,14 +73,14 @@ static inline sums8 zero8(void) {
 static inline sums4 zero4(void) {
     return i_zero();
 }
-static inline void add8(sums8 *s, codes8 c, ml_whole_row row) {
-    *s = _mm256_add_epi32(*s, _mm256_madd_epi16(c.first, four(row.whole)));
-    *s = _mm256_add_epi32(*s, _mm256_madd_epi16(c.second, four(row.whole + 2)));
+static inline sums8 add8(sums8 s, codes8 c, ml_whole_row row) {
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(c.first, four(row.whole)));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(c.second, four(row.whole + 2)));
 }
-static inline void add4(sums4 *s, codes4 c, ml_whole_row row) {
+static inline sums4 add4(sums4 s, codes4 c, ml_whole_row row) {
     const vi pairs =
         _mm256_add_epi16(_mm256_maddubs_epi16(c.low, four(row.high)), _mm256_maddubs_epi16(c.high, four(row.high + 4)));
-    *s = _mm256_add_epi32(*s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 static inline vi total8(sums8 s) {
     return s;
@@ -77,7 +89,7 @@ static inline vi total4(sums4 s) {
     return s;
 }
 
-static inline vi whole_store(vf v, int bits, ml_whole_row row, vi sums) {
+static inline vf whole_store(vf v, int bits, ml_whole_row row) {
     const vi x = _mm256_cvtps_epi32(v), top = _mm256_srai_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(128)), 8);
     const vi kept = bits == 4 ? top : x;
     const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1));
@@ -86,7 +98,7 @@ static inline vi whole_store(vf v, int bits, ml_whole_row row, vi sums) {
     } else {
         _mm_storeu_si128((void *)row.whole, narrow);
     }
-    return _mm256_add_epi32(sums, kept);
+    return to_float(kept);
 }
 
 #include "kernels/warm.h"

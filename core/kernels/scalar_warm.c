@@ -45,8 +45,9 @@ static void warm_scores(const ml_attend *work, int64_t h, float *score) {
     const int16_t *whole = (const void *)(q + 1);
     const int8_t *high = (const void *)(whole + dim);
     const uint8_t *side = work->keys, *codes = side + ml_codes_offset(dim, work->key_bits, 0);
+    const int16_t *means = (const int16_t *)(const void *)side + 2 * PAGE;
     float shared = 0;
-    for (int64_t i = 0; work->key_bits == 4 && i < dim; i++) shared += whole[i] * f16_at(side, 2 * PAGE + i);
+    for (int64_t i = 0; work->key_bits == 4 && i < dim; i++) shared += (float)(whole[i] * means[i]);
     shared *= q->scale * work->key_unit;
     const float scale = q->scale * work->key_unit * (work->key_bits == 4 ? 256 : 1);
     for (int64_t t = 0; t < PAGE; t++) {

@@ -94,6 +94,37 @@ static void to_bf16(const float *x, uint16_t *out, int64_t n) {
 
 /* ---- attention to a plain page: see attend.h ------------------------------------------------- */
 
+/* Scores of up to BLOCK queries to weights exp(score - top), 0 outside [from, to). Brings top and sum up to date; keep
+ * is what the sums so far shrink by. */
+static void weigh(float *score, int64_t queries, int64_t from, int64_t to, float *top, float *sum, float *keep) {
+    float before[BLOCK], after[BLOCK];
+    for (int64_t h = 0; h < queries; h++) {
+        float *s = score + h * PAGE;
+        for (int64_t t = 0; t < from; t++) s[t] = -INFINITY;
+        for (int64_t t = to; t < PAGE; t++) s[t] = -INFINITY;
+        vf best = v_set(top[h]);
+        for (int v = 0; v < PAGE; v += W) best = v_max(best, v_load(s + v));
+        before[h] = top[h];
+        after[h] = v_top(best);
+    }
+    for (int64_t h = 0; h < queries; h += W) {
+        const int64_t some = queries - h < W ? queries - h : W;
+        v_store_part(keep + h, v_exp(v_load_part(before + h, some) - v_load_part(after + h, some)), some);
+    }
+    for (int64_t h = 0; h < queries; h++) {
+        float *s = score + h * PAGE;
+        const vf base = v_set(after[h]);
+        vf total = v_set(0);
+        for (int v = 0; v < PAGE; v += W) {
+            const vf p = v_exp(v_load(s + v) - base);
+            v_store(s + v, p);
+            total = total + p;
+        }
+        sum[h] = sum[h] * keep[h] + v_sum(total);
+        top[h] = after[h];
+    }
+}
+
 /* A side as f32 in `area`, asking for what comes next meanwhile. */
 static attend_side widen(attend_side b, int64_t rows, float *area) {
     for (int64_t i = 0; i < rows * b.lanes; i += W) v_store(area + i, side_load(b, i, ML_BF16));

@@ -108,13 +108,15 @@ void ml_rotate(float *x, int64_t n) {
 
 /* Where the parts of a quantised side lie. */
 typedef struct parts {
-    uint16_t *steps, *zeros, *means; /* means: NULL where there are none */
+    uint16_t *steps, *zeros;
+    int16_t *means; /* NULL where there are none */
     uint8_t *codes;
 } parts;
 
 static parts parts_of(const uint8_t *side, int64_t head_dim, int bits, int values) {
     uint16_t *numbers = (uint16_t *)(void *)side;
-    uint16_t *means = ml_codes_offset(head_dim, bits, values) > 4 * PAGE ? numbers + 2 * PAGE : NULL;
+    int16_t *means = (int16_t *)(numbers + 2 * PAGE);
+    if (ml_codes_offset(head_dim, bits, values) == 4 * PAGE) means = NULL;
     return (parts){numbers, numbers + PAGE, means, (uint8_t *)side + ml_codes_offset(head_dim, bits, values)};
 }
 
@@ -176,11 +178,12 @@ static float rounded_f16(float x, uint16_t *bits) {
 }
 
 /* Takes the mean of each element over the tokens out, as it is stored: or, with `kept`, what is already there. */
-static void take_means(float *x, int64_t head_dim, int kept, uint16_t *means) {
+static void take_means(float *x, int64_t head_dim, int kept, int16_t *means) {
     for (int64_t i = 0; i < head_dim; i++) {
         float *row = x + i * PAGE, sum = 0;
         for (int64_t t = 0; t < PAGE; t++) sum += row[t];
-        const float mean = kept ? ml_f16_to_f32(means[i]) : rounded_f16(sum / PAGE, &means[i]);
+        if (!kept) means[i] = (int16_t)lrintf(sum / PAGE);
+        const float mean = means[i];
         for (int64_t t = 0; t < PAGE; t++) row[t] -= mean;
     }
 }
@@ -240,7 +243,7 @@ static void decode_side(const uint8_t *side, int64_t head_dim, int bits, int val
     const parts from = parts_of(side, head_dim, bits, values);
     const int middle = bits == 8 ? 128 : 8;
     for (int64_t i = 0; i < head_dim; i++) {
-        const float mean = from.means ? ml_f16_to_f32(from.means[i]) : 0;
+        const float mean = from.means ? from.means[i] : 0;
         for (int64_t t = 0; t < PAGE; t++) {
             int shift;
             const uint8_t byte =

@@ -6,7 +6,7 @@
  * head; the value sides by head. Sides begin at multiples of 64 bytes and are
  *
  *   plain keys {head_dim, 64 tokens}, plain values {64 tokens, head_dim}
- *   quantised: f16 steps {64}, f16 zeros {64}, of keys with 4 bits f16 means {head_dim}, then the codes, where four
+ *   quantised: f16 steps {64}, f16 zeros {64}, of keys with 4 bits int16 means {head_dim}, then the codes, where four
  *   bytes along the dimension that a product reduces lie together:
  *     8 bits  keys {head_dim/4, 64 tokens, 4}, values {64/4, head_dim, 4 tokens}
  *     4 bits  keys {head_dim/8, 64 tokens, 4}, values {64/8, head_dim, 4 tokens}: of byte b of group g the low nibble
