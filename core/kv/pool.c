@@ -230,11 +230,13 @@ static void block_give(ml_pool *pool, block *b) {
 
 /* ---- pages ---- */
 
-/* Chooses the smallest block of which pages of `bytes` leave at most a sixteenth over; else what leaves the least. */
-static void size_prepare(page_size *size, size_t bytes) {
+/* Chooses the smallest block of which pages of `bytes` leave at most a part of `over_most` over; else what leaves the
+ * least.
+ */
+static void size_prepare(page_size *size, size_t bytes, double over_most) {
     double least = 1;
     size->bytes = bytes;
-    for (int order = 0; order <= TOP_ORDER && least > 1.0 / 16; order++) {
+    for (int order = 0; order <= TOP_ORDER && least > over_most; order++) {
         const size_t most = MAP_WORDS * 64, fit = order_bytes(order) / bytes, count = fit < most ? fit : most;
         const double over = 1 - (double)(count * bytes) / (double)order_bytes(order);
         if (over < least) {
@@ -267,7 +269,7 @@ static page_size *size_for(ml_pool *pool, size_t bytes) {
     }
     size_t rounded;
     page_size *size = &pool->ladder[step_of(bytes, &rounded)];
-    if (!size->bytes) size_prepare(size, rounded);
+    if (!size->bytes) size_prepare(size, rounded, 1.0 / 16);
     return size;
 }
 
@@ -368,7 +370,7 @@ int ml_pool_size(ml_pool *pool, int64_t bytes) {
     pthread_mutex_lock(&pool->lock);
     if (size_for(pool, rounded)->bytes != rounded) {
         if (pool->exact_count < EXACT) {
-            size_prepare(&pool->exact[pool->exact_count++], rounded);
+            size_prepare(&pool->exact[pool->exact_count++], rounded, 1.0 / 64);
         } else {
             status = ml_error(ML_E_ARGUMENT, "a pool has %d page sizes at most", EXACT);
         }
