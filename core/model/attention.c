@@ -195,6 +195,20 @@ static int64_t first_seen(const attention_work *work, int64_t position) {
     return window > 0 && position >= window ? position + 1 - window : 0;
 }
 
+/* 1 if a row of the batch sees a quantised page. */
+static int reads_warm(const attention_work *work) {
+    const ml_cache *cache = work->cache;
+    for (int64_t r = 0; cache->warm_pages > 0 && r < work->batch->active_rows; r++) {
+        const ml_row *row = &work->batch->row[r];
+        const ml_sequence *sequence = &cache->sequences[row->sequence];
+        const int64_t first = first_seen(work, row->position);
+        for (int64_t t = first - first % ML_PAGE_TOKENS; t <= row->position; t += ML_PAGE_TOKENS) {
+            if (!ml_cache_page(cache, sequence, work->layer, t)->format->plain) return 1;
+        }
+    }
+    return 0;
+}
+
 /* Adds the tokens of one chunk to an empty state; s->q holds the queries. */
 static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_t head, int64_t chunk,
                          const attend_scratch *s, attend_state state) {
@@ -379,7 +393,7 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     ml_linear(&w->attn_k, w->k_bias, &normed, b->k, keys);
     ml_linear(&w->attn_v, w->v_bias, &normed, b->v, keys);
     ml_parallel(rows, rows > 64 ? 32 : 4, append_rows, &work); /* neighbours share the cache lines of keys */
-    if (cache->warm_pages > 0) ml_parallel(rows * c->kv_heads, 8, quantize_queries, &work);
+    if (reads_warm(&work)) ml_parallel(rows * c->kv_heads, 4, quantize_queries, &work);
     attend_batch(&work);
     ml_input attended = {.x = b->attended, .ld = queries, .columns = rows};
     ml_input_prepare(&attended, queries, NULL, b->whole);
