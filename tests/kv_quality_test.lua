@@ -44,9 +44,10 @@ describe("quantised keys and values", function()
             assert.is_true(math.abs(eight) <= 0.1, ("8 bits: %+.3f %%"):format(eight))
             assert.is_true(four <= 1, ("4 bits: %+.3f %%"):format(four))
             if os.getenv("MOONLOOM_REPORT") then
-                io.stderr:write(("%s: bf16 %.4f; 8 bits %+.4f %%, not rotated %+.4f %%; 4 bits %+.4f %%, " ..
-                    "not rotated %+.4f %%; keys of 4 bits alone %+.4f %%, values %+.4f %%\n"):format(name, case.plain, eight,
-                    worse("8", true), four, worse("4", true), worse("4,16"), worse("16,4")))
+                local figures = "%s: bf16 %.4f; 8 bits %+.4f %%, not rotated %+.4f %%; 4 bits %+.4f %%, not rotated " ..
+                    "%+.4f %%; keys of 4 bits alone %+.4f %%, values %+.4f %%\n"
+                io.stderr:write(figures:format(name, case.plain, eight, worse("8", true), four, worse("4", true),
+                    worse("4,16"), worse("16,4")))
             end
         end)
     end

@@ -18,6 +18,17 @@
  * query and comes about in one way. Scores are worked on times log2(e): 2^x is cheaper than e^x. */
 #include "kernels/attend.h"
 
+/* The codes of a side, and how far away are those that the next call reads: each is asked for as its like is read. */
+typedef struct warm_codes {
+    const uint8_t *data;
+    uintptr_t ahead;
+} warm_codes;
+
+static ALWAYS_INLINE const uint8_t *codes_at(warm_codes codes, int64_t at) {
+    __builtin_prefetch((const void *)((uintptr_t)(codes.data + at) + codes.ahead));
+    return codes.data + at;
+}
+
 /* Row q from number `at` on; rows are `step` bytes apart. */
 static ALWAYS_INLINE ml_whole_row row_at(ml_whole_row first, int64_t step, int64_t q, int64_t at) {
     return (ml_whole_row){(int16_t *)(void *)((uint8_t *)first.whole + q * step) + at, first.high + q * step + at,
@@ -25,8 +36,8 @@ static ALWAYS_INLINE ml_whole_row row_at(ml_whole_row first, int64_t step, int64
 }
 
 /* Lanes [at, at + vectors W) of out {queries, lanes}: sums over n elements of rows times codes. */
-static ALWAYS_INLINE void dot_lanes8(ml_whole_row x, int64_t step, const int queries, const uint8_t *codes,
-                                     int64_t lanes, int64_t n, int64_t at, const int vectors, int32_t *out) {
+static ALWAYS_INLINE void dot_lanes8(ml_whole_row x, int64_t step, const int queries, warm_codes codes, int64_t lanes,
+                                     int64_t n, int64_t at, const int vectors, int32_t *out) {
     sums8 sum[BLOCK][2];
 #pragma GCC unroll 8
     for (int q = 0; q < queries; q++) {
@@ -36,7 +47,7 @@ static ALWAYS_INLINE void dot_lanes8(ml_whole_row x, int64_t step, const int que
     for (int64_t i = 0; i < n; i += 4) {
         codes8 c[2];
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) c[v] = load8(codes + (i / 4 * lanes + at + v * W) * 4);
+        for (int v = 0; v < vectors; v++) c[v] = load8(codes_at(codes, (i / 4 * lanes + at + v * W) * 4));
 #pragma GCC unroll 8
         for (int q = 0; q < queries; q++) {
 #pragma GCC unroll 2
@@ -50,8 +61,8 @@ static ALWAYS_INLINE void dot_lanes8(ml_whole_row x, int64_t step, const int que
     }
 }
 
-static ALWAYS_INLINE void dot_lanes4(ml_whole_row x, int64_t step, const int queries, const uint8_t *codes,
-                                     int64_t lanes, int64_t n, int64_t at, const int vectors, int32_t *out) {
+static ALWAYS_INLINE void dot_lanes4(ml_whole_row x, int64_t step, const int queries, warm_codes codes, int64_t lanes,
+                                     int64_t n, int64_t at, const int vectors, int32_t *out) {
     sums4 sum[BLOCK][2];
 #pragma GCC unroll 8
     for (int q = 0; q < queries; q++) {
@@ -61,7 +72,7 @@ static ALWAYS_INLINE void dot_lanes4(ml_whole_row x, int64_t step, const int que
     for (int64_t i = 0; i < n; i += 8) {
         codes4 c[2];
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) c[v] = load4(codes + (i / 8 * lanes + at + v * W) * 4);
+        for (int v = 0; v < vectors; v++) c[v] = load4(codes_at(codes, (i / 8 * lanes + at + v * W) * 4));
 #pragma GCC unroll 8
         for (int q = 0; q < queries; q++) {
 #pragma GCC unroll 2
@@ -76,8 +87,8 @@ static ALWAYS_INLINE void dot_lanes4(ml_whole_row x, int64_t step, const int que
 }
 
 /* As many vectors at once as leave the sums in registers. */
-static ALWAYS_INLINE void dot_queries(ml_whole_row x, int64_t step, const int queries, const int bits,
-                                      const uint8_t *codes, int64_t lanes, int64_t n, int32_t *out) {
+static ALWAYS_INLINE void dot_queries(ml_whole_row x, int64_t step, const int queries, const int bits, warm_codes codes,
+                                      int64_t lanes, int64_t n, int32_t *out) {
     const int vectors = queries <= (bits == 8 ? WIDE8 : WIDE4) ? 2 : 1;
     int64_t at = 0;
     for (; at + vectors * W <= lanes; at += vectors * W) {
@@ -97,7 +108,7 @@ static ALWAYS_INLINE void dot_queries(ml_whole_row x, int64_t step, const int qu
 }
 
 /* Each number of queries is compiled by itself, so that its sums stay in registers. */
-static ALWAYS_INLINE void dot_all(ml_whole_row x, int64_t step, int64_t queries, const int bits, const uint8_t *codes,
+static ALWAYS_INLINE void dot_all(ml_whole_row x, int64_t step, int64_t queries, const int bits, warm_codes codes,
                                   int64_t lanes, int64_t n, int32_t *out) {
     const int most = bits == 8 ? MOST8 : MOST4;
     for (int64_t q = 0; q < queries; q += most) {
@@ -131,7 +142,7 @@ static ALWAYS_INLINE void dot_all(ml_whole_row x, int64_t step, int64_t queries,
     }
 }
 
-static void dot(ml_whole_row x, int64_t step, int64_t queries, int bits, const uint8_t *codes, int64_t lanes, int64_t n,
+static void dot(ml_whole_row x, int64_t step, int64_t queries, int bits, warm_codes codes, int64_t lanes, int64_t n,
                 int32_t *out) {
     if (bits == 8) {
         dot_all(x, step, queries, 8, codes, lanes, n, out);
@@ -142,7 +153,7 @@ static void dot(ml_whole_row x, int64_t step, int64_t queries, int bits, const u
 
 /* What a page has for every query: steps and zeros of its tokens widened, means of its keys' elements. */
 typedef struct warm_side {
-    const uint8_t *codes;
+    warm_codes codes;
     const int16_t *means;
     float steps[PAGE], zeros[PAGE];
 } warm_side;
@@ -151,15 +162,13 @@ typedef struct warm_side {
 static void side_open(const void *side, const void *next, int64_t head_dim, int bits, int values, warm_side *out) {
     const uint16_t *numbers = side;
     const int64_t offset = ml_codes_offset(head_dim, bits, values);
-    out->codes = (const uint8_t *)side + offset;
+    out->codes = (warm_codes){(const uint8_t *)side + offset, (uintptr_t)next - (uintptr_t)side};
     out->means = (const int16_t *)(numbers + 2 * PAGE);
     for (int t = 0; t < PAGE; t += W) {
         v_store(out->steps + t, v_load_f16(numbers + t));
         v_store(out->zeros + t, v_load_f16(numbers + PAGE + t));
     }
-    for (int64_t i = 0; i < offset + PAGE * head_dim * bits / 8; i += 64) {
-        __builtin_prefetch((const uint8_t *)next + i);
-    }
+    for (int64_t i = 0; i < offset; i += 64) __builtin_prefetch((const void *)((uintptr_t)next + (uintptr_t)i));
 }
 
 /* 2^x for x <= 0: 2^n * 2^r with |r| <= 1/2 and a polynomial of degree 4 (through Chebyshev's nodes: 7e-6 relative, a
