@@ -63,6 +63,7 @@ static void detect(void) {
     cpu.avx512 = cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     cpu.vnni = cpu.avx512 && __builtin_cpu_supports("avx512vnni");
+    cpu.vbmi = cpu.avx512 && __builtin_cpu_supports("avx512vbmi");
     cpu.amx = cpu.vnni && __builtin_cpu_supports("avx512bf16") && may_use_tiles();
 }
 #elif defined(__aarch64__) && defined(__linux__)

@@ -124,6 +124,61 @@ static inline void b_arrange(const block32 row[W], int16_t *to, int64_t ld) {
 
 #include "kernels/panel.h"
 
+/* ---- stored blocks ---- */
+
+typedef block32 (*block_values)(const uint8_t *block);
+typedef float (*block_scale)(const uint8_t *block);
+
+static inline block32 values_mxfp4(const uint8_t *block) {
+    return b_codes(((const ml_block_mxfp4 *)block)->qs, e2m1_twice);
+}
+static inline block32 values_q8_0(const uint8_t *block) {
+    return b_widen(((const ml_block_q8_0 *)block)->qs);
+}
+static inline float scale_q8_0(const uint8_t *block) {
+    return _cvtsh_ss(((const ml_block_q8_0 *)block)->d);
+}
+
+/* One row against one column, block after block: what the faster ways must equal. */
+static inline __attribute__((always_inline)) float dot_row(block_values values, block_scale scale, int64_t bytes,
+                                                           const uint8_t *row, int64_t k, const void *column) {
+    const int16_t *x = column_values(column);
+    const float *scales = column_scales(column, k);
+    float sum = 0;
+    for (int64_t b = 0; b < k / BLOCK; b++) {
+        const uint8_t *block = row + b * bytes;
+        sum = __builtin_fmaf((float)b_dot(values(block), x + b * BLOCK), scale(block) * scales[b], sum);
+    }
+    return sum;
+}
+
+static inline __attribute__((always_inline)) void unpack_tile(block_values values, block_scale scale, int64_t bytes,
+                                                              const uint8_t *w, int64_t stride, int64_t rows,
+                                                              int64_t blocks, int16_t *tile, float *tile_scales) {
+    for (int64_t b = 0; b < blocks; b++, tile += PAIRS * TILE * 2, tile_scales += TILE) {
+        for (int64_t o = 0; o < TILE * bytes; o += 64)
+            __builtin_prefetch(w + rows * stride + b * TILE * bytes + o, 0, 2);
+        for (int64_t half = 0; half < TILE; half += W) {
+            block32 row[W];
+            for (int64_t r = 0; r < W; r++) {
+                const uint8_t *block = w + (half + r < rows ? half + r : rows - 1) * stride + b * bytes;
+                row[r] = values(block);
+                tile_scales[half + r] = scale(block);
+            }
+            b_arrange(row, tile + half * 2, TILE * 2);
+        }
+    }
+}
+
+static void unpack(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t blocks, int16_t *tile,
+                   float *tile_scales) {
+    if (dtype == ML_MXFP4) {
+        unpack_tile(values_mxfp4, scale_mxfp4, sizeof(ml_block_mxfp4), w, stride, rows, blocks, tile, tile_scales);
+    } else {
+        unpack_tile(values_q8_0, scale_q8_0, sizeof(ml_block_q8_0), w, stride, rows, blocks, tile, tile_scales);
+    }
+}
+
 /* ---- one column: stored blocks, 8 rows at a time ----
  *
  * The lanes of 8 rows are added up into one vector, so that each row's f32 sum takes the same steps as in a tile. */

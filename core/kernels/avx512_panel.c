@@ -1,8 +1,11 @@
-/* Whole-number panels with AVX-512 VNNI (vpdpwssd). */
+/* Whole-number products with AVX-512 VNNI: tiles with vpdpwssd, few columns with vpdpbusd. */
 #if defined(__x86_64__)
+
+#include "base/cpu.h"
 
 #include <immintrin.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -50,170 +53,449 @@ static inline float top32(const float *x) {
     const __mmask16 bad = _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
     return bad ? NAN : _mm512_reduce_max_ps(_mm512_max_ps(a, b));
 }
+/* Tiles hold elements 4 i .. 4 i + 3 as the pairs (0, 2) and (1, 3): the order in which unpack() gets them. Does it,
+ * and undoes it. */
+static inline __m512i swap_middle(__m512i v) {
+    return _mm512_shufflehi_epi16(_mm512_shufflelo_epi16(v, 0xd8), 0xd8);
+}
 static inline void to_int16(const float *x, float inverse, int16_t *q) {
     const __m512 s = _mm512_set1_ps(inverse);
-    for (int i = 0; i < 32; i += 16) {
-        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), s));
-        _mm256_storeu_si256((__m256i *)(void *)(q + i), _mm512_cvtsepi32_epi16(whole));
-    }
-}
-
-/* 32 int16 in registers. */
-typedef __m512i block32;
-
-static inline block32 b_widen(const int8_t *bytes) {
-    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)bytes));
-}
-static inline block32 b_codes(const uint8_t *bytes, const int8_t values[16]) {
-    const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)bytes));
-    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)values));
-    const __m256i nibbles = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
-    return _mm512_cvtepi8_epi16(_mm256_shuffle_epi8(table, _mm256_and_si256(nibbles, _mm256_set1_epi8(15))));
-}
-
-static inline int32_t b_dot(block32 w, const int16_t *x) {
-    return _mm512_reduce_add_epi32(_mm512_madd_epi16(w, _mm512_loadu_si512(x)));
-}
-
-/* 16 x 16 transpose of 32-bit lanes: pairs of rows, of pairs, of quads, then of halves. */
-static inline void b_arrange(const block32 row[W], int16_t *to, int64_t ld) {
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) { /* a[i + j]: columns j, j + 4, j + 8, j + 12 of rows i .. i + 3 */
-        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-    }
-    for (int j = 0; j < 4; j++) {
-        const __m512i even = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88);
-        const __m512i odd = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
-        const __m512i even2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
-        const __m512i odd2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
-        _mm512_store_si512(to + (j + 0) * ld, _mm512_shuffle_i32x4(even, even2, 0x88));
-        _mm512_store_si512(to + (j + 4) * ld, _mm512_shuffle_i32x4(odd, odd2, 0x88));
-        _mm512_store_si512(to + (j + 8) * ld, _mm512_shuffle_i32x4(even, even2, 0xdd));
-        _mm512_store_si512(to + (j + 12) * ld, _mm512_shuffle_i32x4(odd, odd2, 0xdd));
-    }
+    const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), s));
+    const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), s));
+    const __m512i low = _mm512_castsi256_si512(_mm512_cvtsepi32_epi16(a));
+    _mm512_storeu_si512(q, swap_middle(_mm512_inserti64x4(low, _mm512_cvtsepi32_epi16(b), 1)));
 }
 
 #include "kernels/panel.h"
 
-/* ---- one column: stored MXFP4 blocks, 16 rows at a time ----
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+/* ---- stored blocks, 16 rows at a time ----
  *
- * vpdpbusd multiplies unsigned by signed bytes, so a product with int16 takes two: x = 256 h + l with h signed and l
- * unsigned, and sum(w x) = 256 sum((w + 12) h) - 256 * 12 sum(h) + sum(w l), where w is -12 .. 12. A vector holds a
- * block of two rows; sum(h) comes with the column. The lanes of 16 rows are added up into one vector, so that each
- * row's f32 sum takes the same steps as in a tile. */
+ * Lane j (of 128 bits) of vector g belongs to row 4 j + g, so that a transpose of 4 x 4 within the lanes gives vectors
+ * with one 32-bit lane a row, in order. */
 
-enum { RAISE = 12 };
+enum { QUADS = 4 };
 
-/* 32 high bytes and 32 low bytes a block, behind the scales of a column; behind them the sums. */
-static inline uint8_t *column_bytes(const void *column, int64_t k) {
-    return (uint8_t *)column + k * 2 + k / BLOCK * 4;
+typedef struct quads {
+    __m512i v[QUADS];
+} quads;
+
+/* 16 bytes at `at` in each of 16 rows. */
+static ALWAYS_INLINE quads quads_load(const uint8_t *at, int64_t stride) {
+    const uint8_t *const lane[4] = {at, at + 4 * stride, at + 8 * stride, at + 12 * stride};
+    quads q;
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) {
+        const __m128i *const p[4] = {(const void *)(lane[0] + g * stride), (const void *)(lane[1] + g * stride),
+                                     (const void *)(lane[2] + g * stride), (const void *)(lane[3] + g * stride)};
+        __m512i v = _mm512_castsi128_si512(_mm_loadu_si128(p[0]));
+        v = _mm512_mask_broadcast_i32x4(v, 0x00f0, _mm_loadu_si128(p[1]));
+        v = _mm512_mask_broadcast_i32x4(v, 0x0f00, _mm_loadu_si128(p[2]));
+        q.v[g] = _mm512_mask_broadcast_i32x4(v, 0xf000, _mm_loadu_si128(p[3]));
+    }
+    return q;
 }
-static inline int32_t *column_sums(const void *column, int64_t k) {
-    return (int32_t *)(void *)(column_bytes(column, k) + k * 2);
+
+/* Vector d: the 32 bits number d of each row. */
+static ALWAYS_INLINE quads quads_transpose(quads q) {
+    const __m512i a = _mm512_unpacklo_epi32(q.v[0], q.v[1]), b = _mm512_unpackhi_epi32(q.v[0], q.v[1]);
+    const __m512i c = _mm512_unpacklo_epi32(q.v[2], q.v[3]), d = _mm512_unpackhi_epi32(q.v[2], q.v[3]);
+    return (quads){{_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d),
+                    _mm512_unpackhi_epi64(b, d)}};
+}
+
+/* The first 32 bits of 16 rows. */
+static ALWAYS_INLINE __m512i first_words(const uint8_t *at, int64_t stride) {
+    const quads q = quads_load(at, stride);
+    return _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(q.v[0], q.v[1]), _mm512_unpacklo_epi32(q.v[2], q.v[3]));
+}
+
+/* Half of 2^(code - 127) of 16 rows at `at`, from the codes as exponents of floats; 0 and 255 are special and looked
+ * up.
+ */
+static ALWAYS_INLINE __m512 half_powers(__m512i exponents, const uint8_t *at, int64_t stride) {
+    const __m512 power = _mm512_castsi512_ps(exponents);
+    if (__builtin_expect(_mm512_fpclass_ps_mask(power, 0x0a) == 0, 1)) {
+        return _mm512_mul_ps(power, _mm512_set1_ps(0.5f));
+    }
+    float scales[W];
+    for (int r = 0; r < W; r++) scales[r] = e8m0_half[at[r * stride]];
+    return _mm512_loadu_ps(scales);
+}
+static ALWAYS_INLINE __m512 scales_mxfp4(const uint8_t *at, int64_t stride) {
+    return half_powers(_mm512_srli_epi32(_mm512_slli_epi32(first_words(at, stride), 24), 1), at, stride);
+}
+static ALWAYS_INLINE __m512 scales_q8_0(const uint8_t *at, int64_t stride) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(first_words(at, stride)));
+}
+
+/* A stored format: bytes of a block, scales of 16 rows, and their elements in two forms. */
+typedef struct format {
+    int64_t bytes;
+    __m512 (*scales)(const uint8_t *at, int64_t stride);
+    int raise; /* makes every element an unsigned byte */
+    /* first: elements 0 .. 15, raised, as quads_load() arranges them; second: 16 .. 31 */
+    void (*raised)(const uint8_t *at, int64_t stride, quads *first, quads *second);
+    /* PAIRS vectors of pairs, one lane a row, 2 TILE apart */
+    void (*pairs)(const uint8_t *at, int64_t stride, int16_t *to);
+} format;
+
+static ALWAYS_INLINE __m512i raised_values(void) { /* e2m1_twice + 12 */
+    return _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+}
+static ALWAYS_INLINE void raised_mxfp4(const uint8_t *at, int64_t stride, quads *first, quads *second) {
+    const __m512i low = _mm512_set1_epi8(15), table = raised_values();
+    const quads codes = quads_load(at + offsetof(ml_block_mxfp4, qs), stride);
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) {
+        first->v[g] = _mm512_shuffle_epi8(table, _mm512_and_si512(codes.v[g], low));
+        second->v[g] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes.v[g], 4), low));
+    }
+}
+static ALWAYS_INLINE void raised_q8_0(const uint8_t *at, int64_t stride, quads *first, quads *second) {
+    const __m512i sign = _mm512_set1_epi8(-128);
+    *first = quads_load(at + offsetof(ml_block_q8_0, qs), stride);
+    *second = quads_load(at + offsetof(ml_block_q8_0, qs) + 16, stride);
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) {
+        first->v[g] = _mm512_xor_si512(first->v[g], sign);
+        second->v[g] = _mm512_xor_si512(second->v[g], sign);
+    }
+}
+
+static ALWAYS_INLINE void put_pair(int16_t *to, int pair, __m512i v) {
+    _mm512_store_si512(to + pair * 2 * TILE, v);
+}
+/* vpermw looks at five bits of each word, so the table has every value twice and the fifth does not matter. */
+static ALWAYS_INLINE void pairs_mxfp4(const uint8_t *at, int64_t stride, int16_t *to) {
+    const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)e2m1_twice));
+    const __m512i table = _mm512_cvtepi8_epi16(bytes);
+    const quads codes = quads_transpose(quads_load(at + offsetof(ml_block_mxfp4, qs), stride));
+#pragma GCC unroll 4
+    for (int d = 0; d < QUADS; d++) {
+        const __m512i v = codes.v[d];
+        put_pair(to, 2 * d, _mm512_permutexvar_epi16(v, table));
+        put_pair(to, 2 * d + 8, _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 4), table));
+        put_pair(to, 2 * d + 1, _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 8), table));
+        put_pair(to, 2 * d + 9, _mm512_permutexvar_epi16(_mm512_srli_epi16(v, 12), table));
+    }
+}
+static ALWAYS_INLINE void pairs_q8_0(const uint8_t *at, int64_t stride, int16_t *to) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        const quads bytes = quads_transpose(quads_load(at + offsetof(ml_block_q8_0, qs) + 16 * half, stride));
+#pragma GCC unroll 4
+        for (int d = 0; d < QUADS; d++) {
+            const __m512i v = bytes.v[d];
+            put_pair(to, 8 * half + 2 * d, _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8));
+            put_pair(to, 8 * half + 2 * d + 1, _mm512_srai_epi16(v, 8));
+        }
+    }
+}
+
+static const format mxfp4 = {sizeof(ml_block_mxfp4), scales_mxfp4, 12, raised_mxfp4, pairs_mxfp4};
+static const format q8_0 = {sizeof(ml_block_q8_0), scales_q8_0, 128, raised_q8_0, pairs_q8_0};
+
+/* A block of each of 16 rows, from *at on, *stride apart; of fewer rows the last is repeated, in `copy`. */
+typedef struct block_copy {
+    uint8_t bytes[W * sizeof(ml_block_q8_0)];
+} block_copy;
+
+static ALWAYS_INLINE void whole_rows(int64_t rows, int64_t bytes, block_copy *copy, const uint8_t **at,
+                                     int64_t *stride) {
+    if (rows >= W) return;
+    for (int64_t r = 0; r < W; r++) {
+        memcpy(copy->bytes + r * bytes, *at + (r < rows ? r : rows - 1) * *stride, (size_t)bytes);
+    }
+    *at = copy->bytes;
+    *stride = bytes;
+}
+
+/* ---- many columns ---- */
+
+static ALWAYS_INLINE void unpack_tile(const format f, const uint8_t *w, int64_t stride, int64_t rows, int64_t blocks,
+                                      int16_t *tile, float *tile_scales) {
+    const uint8_t *ahead = w + rows * stride;
+    block_copy copy;
+    for (int64_t b = 0; b < blocks; b++, tile += PAIRS * TILE * 2, tile_scales += TILE, ahead += TILE * f.bytes) {
+        for (int64_t o = 0; o < TILE * f.bytes; o += 64) __builtin_prefetch(ahead + o, 0, 2);
+        for (int64_t half = 0; half < TILE; half += W) {
+            const int64_t first = half < rows ? half : rows - 1;
+            const uint8_t *at = w + first * stride + b * f.bytes;
+            int64_t step = stride;
+            whole_rows(rows - first, f.bytes, &copy, &at, &step);
+            f.pairs(at, step, tile + half * 2);
+            _mm512_store_ps(tile_scales + half, f.scales(at, step));
+        }
+    }
+}
+
+static void unpack(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t blocks, int16_t *tile,
+                   float *tile_scales) {
+    if (dtype == ML_MXFP4) {
+        unpack_tile(mxfp4, w, stride, rows, blocks, tile, tile_scales);
+    } else {
+        unpack_tile(q8_0, w, stride, rows, blocks, tile, tile_scales);
+    }
+}
+
+/* ---- few columns: stored blocks, 16 rows against up to FEW columns ----
+ *
+ * vpdpbusd multiplies unsigned by signed bytes, so a product with int16 takes two: x = 256 h + l, both signed, and
+ * sum(w x) = 256 sum((w + raise) h) + sum((w + raise) l) - raise sum(x). sum(x) comes with the column. */
+
+enum { FEW = 4, FEW_AT_MOST = 8 };
+
+/* The bytes of a column, at a cache line behind its scales: for every four blocks the high bytes of their first halves,
+ * those of the second, then the low ones likewise, 64 of each. Behind them the sums. */
+static inline int64_t bytes_at(int64_t k) {
+    return (k * 2 + k / BLOCK * 4 + 63) / 64 * 64;
+}
+static inline int64_t sums_at(int64_t k) {
+    return bytes_at(k) + (k + 4 * BLOCK - 1) / (4 * BLOCK) * (8 * BLOCK);
+}
+static inline int64_t block_bytes_at(int64_t block) {
+    return block / 4 * (8 * BLOCK) + block % 4 * 16;
 }
 
 static void quantize_and_split(const float *x, int64_t k, void *column) {
     quantize(x, k, column);
     const int16_t *q = column_values(column);
-    uint8_t *bytes = column_bytes(column, k);
-    int32_t *sums = column_sums(column, k);
-    for (int64_t b = 0; b < k / BLOCK; b++, bytes += 2 * BLOCK) {
-        const __m512i v = _mm512_loadu_si512(q + b * BLOCK), high = _mm512_srai_epi16(v, 8);
-        _mm256_storeu_si256((__m256i *)(void *)bytes, _mm512_cvtepi16_epi8(high));
-        _mm256_storeu_si256((__m256i *)(void *)(bytes + BLOCK), _mm512_cvtepi16_epi8(v));
-        sums[b] = _mm512_reduce_add_epi32(_mm512_madd_epi16(high, _mm512_set1_epi16(1)));
+    uint8_t *const bytes = (uint8_t *)column + bytes_at(k);
+    int32_t *sums = (int32_t *)(void *)((uint8_t *)column + sums_at(k));
+    for (int64_t b = 0; b < k / BLOCK; b++) {
+        const __m512i v = swap_middle(_mm512_loadu_si512(q + b * BLOCK));
+        const __m512i tops = _mm512_srai_epi16(_mm512_adds_epi16(v, _mm512_set1_epi16(128)), 8);
+        const __m256i high = _mm512_cvtepi16_epi8(tops), low = _mm512_cvtepi16_epi8(v);
+        __m128i *to = (__m128i *)(void *)(bytes + block_bytes_at(b));
+        _mm_store_si128(to, _mm256_castsi256_si128(high));
+        _mm_store_si128(to + 4, _mm256_extracti128_si256(high, 1));
+        _mm_store_si128(to + 8, _mm256_castsi256_si128(low));
+        _mm_store_si128(to + 12, _mm256_extracti128_si256(low, 1));
+        sums[b] = _mm512_reduce_add_epi32(_mm512_madd_epi16(v, _mm512_set1_epi16(1)));
     }
 }
 
-/* The bytes of a block of two rows, w and w + RAISE. */
-typedef struct two_rows {
-    __m512i plain, raised;
-} two_rows;
-
-static inline two_rows two_blocks(const uint8_t *a, const uint8_t *b) {
-    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)e2m1_twice));
-    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(a + 1)));
-    const __m512i codes = _mm512_mask_broadcast_i32x4(_mm512_castsi256_si512(low), 0xff00,
-                                                      _mm_loadu_si128((const __m128i *)(const void *)(b + 1)));
-    const __m512i shifts = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
-    const __m512i nibbles = _mm512_and_si512(_mm512_srlv_epi32(codes, shifts), _mm512_set1_epi8(15));
-    const __m512i plain = _mm512_shuffle_epi8(table, nibbles);
-    return (two_rows){plain, _mm512_add_epi8(plain, _mm512_set1_epi8(RAISE))};
-}
-/* Lane r: the sum of row r, where d[i] holds rows i + 4 (i / 4) and 4 more. Neighbours share a vector, then fours. */
-static inline __m512i sum_lanes(const __m512i d[8]) {
-    __m512i t[4], u[2];
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(d[2 * i], d[2 * i + 1]),
-                                _mm512_unpackhi_epi32(d[2 * i], d[2 * i + 1]));
-    }
-    for (int i = 0; i < 2; i++) {
-        u[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(t[2 * i], t[2 * i + 1]),
-                                _mm512_unpackhi_epi64(t[2 * i], t[2 * i + 1]));
-    }
-    return _mm512_add_epi32(_mm512_shuffle_i32x4(u[0], u[1], 0x88), _mm512_shuffle_i32x4(u[0], u[1], 0xdd));
+static inline __m512i bytes16(const uint8_t *p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
-/* The scales of a block of 16 rows. */
-static inline void look_up(const uint8_t *const four[4], int64_t stride, float scales[W]) {
+/* One 32-bit lane a row: the sum of the lane's four in q. */
+static ALWAYS_INLINE __m512i sum_lanes(quads q) {
+    const __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(q.v[0], q.v[1]), _mm512_unpackhi_epi32(q.v[0], q.v[1]));
+    const __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(q.v[2], q.v[3]), _mm512_unpackhi_epi32(q.v[2], q.v[3]));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+
+/* Elements in two halves, as raised bytes, against those of a column: what sum_lanes() shall add up. Step by step for
+ * all four, since the steps wait for one another. */
+static ALWAYS_INLINE quads dot_quads(const quads *first, const quads *second, __m512i h0, __m512i h1, __m512i l0,
+                                     __m512i l1) {
+    quads h, l;
 #pragma GCC unroll 4
-    for (int g = 0; g < 4; g++) {
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) scales[4 * g + j] = scale_mxfp4(four[g] + j * stride);
+    for (int g = 0; g < QUADS; g++) {
+        h.v[g] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), first->v[g], h0);
+        l.v[g] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), first->v[g], l0);
     }
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) {
+        h.v[g] = _mm512_dpbusd_epi32(h.v[g], second->v[g], h1);
+        l.v[g] = _mm512_dpbusd_epi32(l.v[g], second->v[g], l1);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) h.v[g] = _mm512_add_epi32(_mm512_slli_epi32(h.v[g], 8), l.v[g]);
+    return h;
 }
 
-/* 16 rows. What follows them in memory is fetched ahead. Row 4 g + j is addressed as four[g] + j * stride, which keeps
- * all of it in registers. */
-static void dot_group(const uint8_t *w, int64_t stride, int64_t k, const void *column, float *y) {
-    enum { BYTES = sizeof(ml_block_mxfp4) };
-    const float *scales = column_scales(column, k);
-    const uint8_t *x = column_bytes(column, k);
-    const int32_t *sums = column_sums(column, k);
-    const uint8_t *four[4] = {w, w + 4 * stride, w + 8 * stride, w + 12 * stride}, *ahead = w + W * stride;
-    _Alignas(64) float row_scales[2][W]; /* a vector cannot be loaded from what was just stored in pieces */
-    __m512 sum = _mm512_setzero_ps();
-    look_up(four, stride, row_scales[0]);
-    for (int64_t b = 0; b < k / BLOCK; b++, x += 2 * BLOCK, ahead += W * BYTES) {
-        __m512i dot[8];
-        const __m512i h = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)x));
-        const __m512i l = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)(x + BLOCK)));
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            const int g = i / 4 * 2, j = i % 4;
-            const two_rows v = two_blocks(four[g] + j * stride, four[g + 1] + j * stride);
-            const __m512i tops = _mm512_dpbusd_epi32(_mm512_setzero_si512(), v.raised, h);
-            dot[i] = _mm512_dpbusd_epi32(_mm512_slli_epi32(tops, 8), l, v.plain);
+/* Adds block b of 16 rows against a column to `sum`. */
+static ALWAYS_INLINE __m512 add_block(__m512 sum, __m512i raised, int raise, __m512 scales, const uint8_t *column,
+                                      int64_t k, int64_t b) {
+    int32_t x_sum;
+    float x_scale;
+    memcpy(&x_sum, column + sums_at(k) + b * 4, sizeof x_sum);
+    memcpy(&x_scale, column + k * 2 + b * 4, sizeof x_scale);
+    const __m512i whole = _mm512_sub_epi32(raised, _mm512_set1_epi32(raise * x_sum));
+    return f_add_scaled(sum, whole, _mm512_mul_ps(scales, _mm512_set1_ps(x_scale)));
+}
+
+/* Blocks [begin, end) of up to 16 rows; adds to sum[c] theirs with column c. What follows the rows in memory is fetched
+ * ahead. */
+static ALWAYS_INLINE void dot_blocks(const format f, const int count, const uint8_t *w, int64_t stride, int64_t rows,
+                                     int64_t k, int64_t begin, int64_t end, const uint8_t *columns, __m512 sum[]) {
+    const int64_t step = ml_whole_bytes(k);
+    const uint8_t *ahead = w + rows * stride + begin * W * f.bytes;
+    block_copy copy;
+    for (int64_t b = begin; b < end; b++, ahead += W * f.bytes) {
+        const uint8_t *at = w + b * f.bytes;
+        int64_t ld = stride;
+        quads first, second;
+        whole_rows(rows, f.bytes, &copy, &at, &ld);
+        for (int64_t o = 0; o < W * f.bytes; o += 64) __builtin_prefetch(ahead + o, 0, 3);
+        f.raised(at, ld, &first, &second);
+        const __m512 scales = f.scales(at, ld);
+#pragma GCC unroll 4
+        for (int c = 0; c < count; c++) {
+            const uint8_t *column = columns + c * step, *x = column + bytes_at(k) + block_bytes_at(b);
+            const quads dot =
+                dot_quads(&first, &second, bytes16(x), bytes16(x + 64), bytes16(x + 128), bytes16(x + 192));
+            sum[c] = add_block(sum[c], sum_lanes(dot), f.raise, scales, column, k, b);
         }
-#pragma GCC unroll 4
-        for (int g = 0; g < 4; g++) four[g] += BYTES;
-        if (b + 1 < k / BLOCK) look_up(four, stride, row_scales[(b + 1) % 2]);
-        for (int64_t o = 0; o < W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
-        const __m512i whole = _mm512_sub_epi32(sum_lanes(dot), _mm512_set1_epi32(256 * RAISE * sums[b]));
-        const __m512 s = _mm512_mul_ps(_mm512_load_ps(row_scales[b % 2]), _mm512_set1_ps(scales[b]));
-        sum = f_add_scaled(sum, whole, s);
     }
-    _mm512_storeu_ps(y, sum);
+}
+
+/* ---- four blocks at once of 16 rows of MXFP4: far fewer loads, where cpuid promises VBMI ---- */
+
+#define VBMI __attribute__((target("avx512vbmi")))
+
+/* Lane i of vector j: lane j of vector i. */
+static ALWAYS_INLINE quads lanes_transpose(quads q) {
+    const __m512i a = _mm512_shuffle_i32x4(q.v[0], q.v[1], 0x44), b = _mm512_shuffle_i32x4(q.v[0], q.v[1], 0xee);
+    const __m512i c = _mm512_shuffle_i32x4(q.v[2], q.v[3], 0x44), d = _mm512_shuffle_i32x4(q.v[2], q.v[3], 0xee);
+    return (quads){{_mm512_shuffle_i32x4(a, c, 0x88), _mm512_shuffle_i32x4(a, c, 0xdd),
+                    _mm512_shuffle_i32x4(b, d, 0x88), _mm512_shuffle_i32x4(b, d, 0xdd)}};
+}
+
+/* Four blocks of four rows: lane j of vector g is block j of row g; of the codes that are the exponents it is element
+ * g. */
+static VBMI ALWAYS_INLINE __m512i four_blocks(const uint8_t *at, int64_t stride, quads *first, quads *second) {
+    const __m512i low = _mm512_set1_epi8(15), table = raised_values();
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 17, 17, 17, 17, 34, 34, 34, 34, 0, 0, 0, 0);
+    const __m512i spread = _mm512_shuffle_epi8(lanes, _mm512_setzero_si512()); /* the number of its lane everywhere */
+    const __m512i within = _mm512_broadcast_i32x4(_mm_setr_epi8(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16));
+    const __m512i codes_at = _mm512_add_epi8(spread, within);
+    const __m512i exponents_at = _mm512_mask_mov_epi32(spread, 0xf000, _mm512_set1_epi8(51));
+    __m512i exponents = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) {
+        const uint8_t *row = at + g * stride;
+        __m512i bytes = _mm512_loadu_si512(row); /* all but four of the four blocks */
+        __asm__("" : "+v"(bytes));               /* loaded once: it crosses cache lines */
+        const __m512i codes = _mm512_mask_broadcast_i32x4(_mm512_permutexvar_epi8(codes_at, bytes), 0xf000,
+                                                          _mm_loadu_si128((const void *)(row + 52)));
+        const __mmask64 place = 0x0008000800080008ull << 4 * g;
+        exponents = _mm512_mask_permutexvar_epi8(exponents, place, exponents_at, bytes);
+        first->v[g] = _mm512_shuffle_epi8(table, _mm512_and_si512(codes, low));
+        second->v[g] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes, 4), low));
+    }
+    return _mm512_srli_epi32(exponents, 1);
+}
+
+/* As dot_blocks(), for 16 rows and whole groups of four blocks. What is fetched ahead is asked for bit by bit: a burst
+ * of requests would hold up the loads behind it (on Zen 5 a third of the speed). */
+static VBMI ALWAYS_INLINE void dot_fours(const int count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
+                                         const uint8_t *columns, __m512 sum[]) {
+    enum { BYTES = sizeof(ml_block_mxfp4) };
+    const int64_t step = ml_whole_bytes(k);
+    const uint8_t *ahead = w + W * stride;
+    for (int64_t b = 0; b < end; b += 4, ahead += 4 * W * BYTES) {
+        quads exponents, dots[FEW];
+        for (int64_t o = 0; o < 0 * W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
+#pragma GCC unroll 4
+        for (int q = 0; q < QUADS; q++) {
+            quads first, second;
+            for (int64_t o = q * W * BYTES; o < (q + 1) * W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
+            exponents.v[q] = four_blocks(w + 4 * q * stride + b * BYTES, stride, &first, &second);
+#pragma GCC unroll 4
+            for (int c = 0; c < count; c++) {
+                const __m512i *x = (const void *)(columns + c * step + bytes_at(k) + b * 2 * BLOCK);
+                dots[c].v[q] = sum_lanes(dot_quads(&first, &second, x[0], x[1], x[2], x[3]));
+            }
+        }
+        exponents = lanes_transpose(exponents);
+        for (int c = 0; c < count; c++) dots[c] = lanes_transpose(dots[c]);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const __m512 scales = half_powers(exponents.v[j], w + (b + j) * BYTES, stride);
+#pragma GCC unroll 4
+            for (int c = 0; c < count; c++) {
+                sum[c] = add_block(sum[c], dots[c].v[j], mxfp4.raise, scales, columns + c * step, k, b + j);
+            }
+        }
+    }
+}
+
+/* The number of columns is a constant in each of these, so that their sums stay in registers. */
+static VBMI void dot_fours_some(int64_t count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
+                                const uint8_t *columns, __m512 sum[]) {
+    switch (count) {
+    case 1:
+        dot_fours(1, w, stride, k, end, columns, sum);
+        break;
+    case 2:
+        dot_fours(2, w, stride, k, end, columns, sum);
+        break;
+    case 3:
+        dot_fours(3, w, stride, k, end, columns, sum);
+        break;
+    default:
+        dot_fours(FEW, w, stride, k, end, columns, sum);
+    }
+}
+
+static int vbmi; /* promised by cpuid */
+
+static ALWAYS_INLINE void dot_count(const format f, const int count, const uint8_t *w, int64_t stride, int64_t rows,
+                                    int64_t k, const uint8_t *columns, float *y, int64_t ldy) {
+    for (int64_t r = 0; r < rows; r += W) {
+        const int64_t some = rows - r < W ? rows - r : W;
+        int64_t done = 0;
+        __m512 sum[FEW];
+        for (int c = 0; c < count; c++) sum[c] = _mm512_setzero_ps();
+        if (f.bytes == mxfp4.bytes && vbmi && some == W) {
+            done = k / BLOCK / 4 * 4;
+            dot_fours_some(count, w + r * stride, stride, k, done, columns, sum);
+        }
+        dot_blocks(f, count, w + r * stride, stride, some, k, done, k / BLOCK, columns, sum);
+        for (int c = 0; c < count; c++) _mm512_mask_storeu_ps(y + c * ldy + r, (__mmask16)((1u << some) - 1), sum[c]);
+    }
+}
+
+static ALWAYS_INLINE void dot_columns(const format f, const uint8_t *w, int64_t stride, int64_t rows, int64_t k,
+                                      const void *columns, int64_t count, float *y, int64_t ldy) {
+    for (int64_t c = 0; c < count; c += FEW) {
+        const uint8_t *column = (const uint8_t *)columns + c * ml_whole_bytes(k);
+        switch (count - c) {
+        case 1:
+            dot_count(f, 1, w, stride, rows, k, column, y + c * ldy, ldy);
+            break;
+        case 2:
+            dot_count(f, 2, w, stride, rows, k, column, y + c * ldy, ldy);
+            break;
+        case 3:
+            dot_count(f, 3, w, stride, rows, k, column, y + c * ldy, ldy);
+            break;
+        default:
+            dot_count(f, FEW, w, stride, rows, k, column, y + c * ldy, ldy);
+        }
+    }
 }
 
 static void dot_mxfp4(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *column, float *y) {
-    int64_t r = 0;
-    for (; r + W <= rows; r += W) dot_group(w + r * stride, stride, k, column, y + r);
-    for (; r < rows; r++) y[r] = dot_row(values_mxfp4, scale_mxfp4, sizeof(ml_block_mxfp4), w + r * stride, k, column);
+    dot_count(mxfp4, 1, w, stride, rows, k, column, y, 0);
+}
+static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *column, float *y) {
+    dot_count(q8_0, 1, w, stride, rows, k, column, y, 0);
 }
 
-/* Q8_0 stays with the AVX2 kernel: bound by memory, it streams 8 rows better than this one 16 (measured on Zen 5). */
+static void multiply_any(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
+                         int64_t count, float *y, int64_t ldy, void *scratch) {
+    if (count > FEW_AT_MOST) {
+        whole_multiply(dtype, w, stride, rows, k, columns, count, y, ldy, scratch);
+    } else if (dtype == ML_MXFP4) {
+        dot_columns(mxfp4, w, stride, rows, k, columns, count, y, ldy);
+    } else {
+        dot_columns(q8_0, w, stride, rows, k, columns, count, y, ldy);
+    }
+}
+
 void ml_kernels_avx512_panel(ml_kernels *table) {
     fill(table);
+    vbmi = ml_cpu_get()->vbmi;
     table->whole_quantize = quantize_and_split;
     table->whole_dot[ML_MXFP4] = dot_mxfp4;
+    table->whole_dot[ML_Q8_0] = dot_q8_0;
+    table->whole_multiply = multiply_any;
 }
 #else
 /* Nothing here for other processors. */

@@ -19,12 +19,14 @@ enum {
     ML_WHOLE_SCRATCH = ML_WHOLE_CHUNK * (32 * 2 + 32 * 4 / ML_WHOLE_BLOCK) + 4096
 };
 
-/* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then room for the values as
- * high and low bytes and the sum of the high ones a block (avx512 fills it; neon holds bytes only). A multiple of 64,
- * and columns do not follow at multiples of 4 KiB, where they would crowd the same sets of the L1 cache. */
+/* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then room for the values as bytes,
+ * four blocks together, and their sum a block (avx512 fills it; neon holds bytes only). A multiple of 64, and columns
+ * do not follow at multiples of 4 KiB, where they would crowd the same sets of the L1 cache. */
 static inline int64_t ml_whole_bytes(int64_t k) {
-    const int64_t bytes = (k * 4 + k / ML_WHOLE_BLOCK * 8 + 63) / 64 * 64;
-    return bytes % 4096 == 0 ? bytes + 64 : bytes;
+    const int64_t blocks = k / ML_WHOLE_BLOCK, fours = (blocks + 3) / 4;
+    const int64_t values = (k * 2 + blocks * 4 + 63) / 64 * 64, bytes = fours * 8 * ML_WHOLE_BLOCK;
+    const int64_t all = (values + bytes + blocks * 4 + 63) / 64 * 64;
+    return all % 4096 == 0 ? all + 64 : all;
 }
 
 /* Products on a matrix unit: columns from which on they are used; rows that a call should have at most, so that columns

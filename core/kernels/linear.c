@@ -121,24 +121,45 @@ void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float 
     }
 }
 
+/* Products of the same input that share a region; the runs of each are so many rows. */
 typedef struct linear_task {
-    const ml_matrix *w;
-    const float *bias;
+    const ml_product *products;
+    int64_t grain[ML_LINEAR_MOST];
     const ml_input *in;
-    float *y;
-    int64_t ldy;
 } linear_task;
 
 static void linear_run(void *arg, int64_t begin, int64_t end, int thread) {
     const linear_task *t = arg;
-    ml_linear_rows(t->w, begin, end, t->bias, t->in, t->y, t->ldy, ml_scratch(thread));
+    for (int64_t run = begin; run < end; run++) {
+        int64_t i = 0, first = run * t->grain[0];
+        for (; first >= t->products[i].w->rows; i++) {
+            const int64_t runs = (t->products[i].w->rows + t->grain[i] - 1) / t->grain[i];
+            first = (first / t->grain[i] - runs) * t->grain[i + 1];
+        }
+        const ml_product *p = &t->products[i];
+        const int64_t last = first + t->grain[i] < p->w->rows ? first + t->grain[i] : p->w->rows;
+        ml_linear_rows(p->w, first, last, p->bias, t->in, p->y, p->ldy, ml_scratch(thread));
+    }
 }
 
-void ml_linear(const ml_matrix *w, const float *bias, const ml_input *in, float *y, int64_t ldy) {
-    linear_task task = {w, bias, in, y, ldy};
+/* Rows of a run: a panel. On the matrix unit as many panels as leave every thread some runs; of a small plain matrix
+ * (a router) fewer rows, so that all threads have some. */
+static int64_t grain_of(const ml_matrix *w, const ml_input *in) {
     int64_t grain = ML_LINEAR_PANEL;
-    if (on_matrix_unit(w, in)) { /* as many panels as leave every thread some runs */
+    if (on_matrix_unit(w, in)) {
         while (grain < ML_TILE_ROWS && w->rows / (2 * grain) >= 4 * ml_threads_count()) grain *= 2;
+    } else if (ml_dtype_block(w->dtype) == 1) {
+        while (grain > 4 && w->rows < grain * ml_threads_count()) grain /= 2;
     }
-    ml_parallel(w->rows, grain, linear_run, &task);
+    return grain;
+}
+
+void ml_linear(const ml_product *products, int64_t count, const ml_input *in) {
+    linear_task task = {.products = products, .in = in};
+    int64_t runs = 0;
+    for (int64_t i = 0; i < count; i++) {
+        task.grain[i] = grain_of(products[i].w, in);
+        runs += (products[i].w->rows + task.grain[i] - 1) / task.grain[i];
+    }
+    ml_parallel(runs, 1, linear_run, &task);
 }

@@ -45,7 +45,18 @@ size_t ml_linear_scratch(int64_t cols);
 void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const ml_input *in, float *y,
                     int64_t ldy, float *scratch);
 
-/* All rows, on the thread pool. Scratch must have been reserved. */
-void ml_linear(const ml_matrix *w, const float *bias, const ml_input *in, float *y, int64_t ldy);
+/* y[c*ldy + r] = dot(row r of w, column c) + bias[r]; bias may be NULL. */
+typedef struct ml_product {
+    const ml_matrix *w;
+    const float *bias;
+    float *y;
+    int64_t ldy;
+} ml_product;
+
+enum { ML_LINEAR_MOST = 3 };
+
+/* All rows of up to ML_LINEAR_MOST products with the same input, in one region of the thread pool. Scratch must have
+ * been reserved. */
+void ml_linear(const ml_product *products, int64_t count, const ml_input *in);
 
 #endif

@@ -1,9 +1,9 @@
-/* Whole-number products. Included by avx2_panel.c and avx512_panel.c only, which define the primitives that differ and
- * the product with one column; everything is static.
+/* Whole-number products. Included by avx2_panel.c and avx512_panel.c only, which define the primitives that differ, how
+ * rows are unpacked, and the product with one column; everything is static.
  *
  * MXFP4 and Q8_0 weights are whole numbers times a scale for each block of 32; activations are made so, as int16.
  * Within a block the products are summed in int32 without loss (32 * 128 * 32767 < 2^31); block after block, these sums
- * go into one f32 sum. That order is the same for one column and for many, so a row's result does not depend on what
+ * go into one f32 sum. That order is the same for few columns and for many, so a row's result does not depend on what
  * else is in the batch. Multiplying int16 pairs runs at twice the rate of f32 products.
  *
  * Expected before: W (int32 lanes of a vector), vi and vf (vectors of int32 and float), COLUMNS (columns of a micro
@@ -12,12 +12,9 @@
  *   i_pair(p)        the two int16 at p in every lane
  *   i_dot(a, w, x)   a + the sum of the two products in each lane
  *   f_add_scaled(f, a, s)   f + (float)a * s
- *   to_int16(x, inverse, q)     32 floats times `inverse`, rounded to nearest even
+ *   to_int16(x, inverse, q)     32 floats times `inverse`, rounded to nearest even, in the order that tiles have
  *   top32(x)         the largest |x| of 32 floats, NaN if there is one
- *   block32          32 int16 in registers: b_widen(bytes) from int8, b_codes(bytes, values) from 16 bytes of codes of
- *                    four bits (low nibbles first) and the value of each
- *   b_dot(b, x)      the sum of 32 products with int16
- *   b_arrange(b, to, ld)   W blocks, one a row, to 16 vectors of pairs, one lane a row; vector p at to + p * ld */
+ * and after it: unpack(). */
 #include "base/memory.h"
 #include "kernels/kernels.h"
 #include "tensor/blocks.h"
@@ -25,7 +22,12 @@
 
 #include <math.h>
 
-enum { BLOCK = ML_WHOLE_BLOCK, TILE = 2 * W, PAIRS = BLOCK / 2 };
+enum {
+    BLOCK = ML_WHOLE_BLOCK,
+    TILE = 2 * W,
+    PAIRS = BLOCK / 2,
+    LARGEST = 127 * 257 /* of an activation: its bytes, both taken as signed, are at most 127 */
+};
 
 /* ---- columns: see ml_whole_bytes ---- */
 
@@ -41,8 +43,8 @@ static void quantize(const float *x, int64_t k, void *column) {
     float *scales = column_scales(column, k);
     for (int64_t b = 0; b < k / BLOCK; b++) {
         const float top = top32(x + b * BLOCK);
-        to_int16(x + b * BLOCK, top > 0 ? 32767.0f / top : 0.0f, q + b * BLOCK);
-        scales[b] = top / 32767.0f;
+        to_int16(x + b * BLOCK, top > 0 ? LARGEST / top : 0.0f, q + b * BLOCK);
+        scales[b] = top / LARGEST;
     }
 }
 
@@ -52,65 +54,16 @@ static void quantize(const float *x, int64_t k, void *column) {
 static const int8_t e2m1_twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 static float e8m0_half[256];
 
-typedef block32 (*block_values)(const uint8_t *block);
-typedef float (*block_scale)(const uint8_t *block);
-
-static inline block32 values_mxfp4(const uint8_t *block) {
-    return b_codes(((const ml_block_mxfp4 *)block)->qs, e2m1_twice);
-}
 static inline float scale_mxfp4(const uint8_t *block) {
     return e8m0_half[((const ml_block_mxfp4 *)block)->e];
-}
-static inline block32 values_q8_0(const uint8_t *block) {
-    return b_widen(((const ml_block_q8_0 *)block)->qs);
-}
-static inline float scale_q8_0(const uint8_t *block) {
-    return _cvtsh_ss(((const ml_block_q8_0 *)block)->d);
-}
-
-/* One row against one column, block after block: what the faster ways must equal. */
-static inline __attribute__((always_inline)) float dot_row(block_values values, block_scale scale, int64_t bytes,
-                                                           const uint8_t *row, int64_t k, const void *column) {
-    const int16_t *x = column_values(column);
-    const float *scales = column_scales(column, k);
-    float sum = 0;
-    for (int64_t b = 0; b < k / BLOCK; b++) {
-        const uint8_t *block = row + b * bytes;
-        sum = __builtin_fmaf((float)b_dot(values(block), x + b * BLOCK), scale(block) * scales[b], sum);
-    }
-    return sum;
 }
 
 /* ---- many columns: tiles unpacked once ---- */
 
 /* TILE rows to pairs {blocks * PAIRS, TILE} and scales {blocks, TILE}. Of `rows` < TILE rows the last is repeated. What
  * follows them in memory is fetched ahead. */
-static inline __attribute__((always_inline)) void unpack_tile(block_values values, block_scale scale, int64_t bytes,
-                                                              const uint8_t *w, int64_t stride, int64_t rows,
-                                                              int64_t blocks, int16_t *tile, float *tile_scales) {
-    for (int64_t b = 0; b < blocks; b++, tile += PAIRS * TILE * 2, tile_scales += TILE) {
-        for (int64_t o = 0; o < TILE * bytes; o += 64)
-            __builtin_prefetch(w + rows * stride + b * TILE * bytes + o, 0, 2);
-        for (int64_t half = 0; half < TILE; half += W) {
-            block32 row[W];
-            for (int64_t r = 0; r < W; r++) {
-                const uint8_t *block = w + (half + r < rows ? half + r : rows - 1) * stride + b * bytes;
-                row[r] = values(block);
-                tile_scales[half + r] = scale(block);
-            }
-            b_arrange(row, tile + half * 2, TILE * 2);
-        }
-    }
-}
-
 static void unpack(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t blocks, int16_t *tile,
-                   float *tile_scales) {
-    if (dtype == ML_MXFP4) {
-        unpack_tile(values_mxfp4, scale_mxfp4, sizeof(ml_block_mxfp4), w, stride, rows, blocks, tile, tile_scales);
-    } else {
-        unpack_tile(values_q8_0, scale_q8_0, sizeof(ml_block_q8_0), w, stride, rows, blocks, tile, tile_scales);
-    }
-}
+                   float *tile_scales);
 
 /* TILE rows against `columns` columns of `blocks` blocks; adds to y unless `first`. Column c's values are at x + c *
  * ldx, its scales at scales + c * ld_scales. */

@@ -389,15 +389,16 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     ml_batch_norm(b, w->attn_norm);
     ml_input normed = {.x = b->normed, .ld = d, .columns = rows};
     ml_input_prepare(&normed, d, NULL, b->whole);
-    ml_linear(&w->attn_q, w->q_bias, &normed, b->q, queries);
-    ml_linear(&w->attn_k, w->k_bias, &normed, b->k, keys);
-    ml_linear(&w->attn_v, w->v_bias, &normed, b->v, keys);
+    const ml_product qkv[] = {{&w->attn_q, w->q_bias, b->q, queries},
+                              {&w->attn_k, w->k_bias, b->k, keys},
+                              {&w->attn_v, w->v_bias, b->v, keys}};
+    ml_linear(qkv, 3, &normed);
     ml_parallel(rows, rows > 64 ? 32 : 4, append_rows, &work); /* neighbours share the cache lines of keys */
     if (reads_warm(&work)) ml_parallel(rows * c->kv_heads, 4, quantize_queries, &work);
     attend_batch(&work);
     ml_input attended = {.x = b->attended, .ld = queries, .columns = rows};
     ml_input_prepare(&attended, queries, NULL, b->whole);
-    ml_linear(&w->attn_output, w->output_bias, &attended, b->normed, d);
+    ml_linear(&(ml_product){&w->attn_output, w->output_bias, b->normed, d}, 1, &attended);
     ml_parallel(rows, 4, add_rows, b);
     count_attention(&work);
     return ML_OK;

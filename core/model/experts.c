@@ -15,7 +15,7 @@ int ml_forward_router(ml_cache *cache, ml_batch *b, int32_t layer) {
     b->routed_layer = layer;
     if (!c->experts) return ML_OK;
     const ml_input normed = {.x = b->normed, .ld = c->width, .columns = b->active_rows};
-    ml_linear(&w->router, w->router_bias, &normed, b->router_logits, c->experts);
+    ml_linear(&(ml_product){&w->router, w->router_bias, b->router_logits, c->experts}, 1, &normed);
     ml_batch_count(b, &w->router, b->active_rows);
     for (int64_t r = 0; r < b->active_rows; r++) {
         float *weights = b->expert_weights + r * c->experts_used;
@@ -60,11 +60,15 @@ static int64_t sort_dense(ml_batch *b) {
     return 1;
 }
 
+/* Rows of an item: the longer the runs in one matrix, the better memory streams (three panels of MXFP4 instead of one:
+ * a fifth faster on Zen 5). */
+enum { ITEM_ROWS = 3 * ML_LINEAR_PANEL };
+
 typedef struct expert_work {
     ml_batch *batch;
     const ml_layer *layer;
     ml_input input; /* of every slot */
-    int64_t panels; /* of one expert */
+    int64_t items;  /* of one expert */
 } expert_work;
 
 /* What one item covers: rows [begin, end) of an expert's matrices, against the slots that chose it. */
@@ -75,9 +79,9 @@ typedef struct expert_panel {
 
 static expert_panel panel_of(const expert_work *work, int64_t item, int64_t rows) {
     const ml_batch *b = work->batch;
-    expert_panel p = {.expert = b->busy_experts[item / work->panels]};
-    p.begin = item % work->panels * ML_LINEAR_PANEL;
-    p.end = p.begin + ML_LINEAR_PANEL < rows ? p.begin + ML_LINEAR_PANEL : rows;
+    expert_panel p = {.expert = b->busy_experts[item / work->items]};
+    p.begin = item % work->items * ITEM_ROWS;
+    p.end = p.begin + ITEM_ROWS < rows ? p.begin + ITEM_ROWS : rows;
     p.slot = b->expert_begin[p.expert];
     p.slots = b->expert_begin[p.expert + 1] - p.slot;
     return p;
@@ -202,12 +206,12 @@ int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
         work.input.x = b->slots;
     }
     ml_input_prepare(&work.input, d, b->expert_begin, b->whole);
-    work.panels = (f + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
-    ml_parallel(busy * work.panels, 1, run_gate_up, &work);
+    work.items = (f + ITEM_ROWS - 1) / ITEM_ROWS;
+    ml_parallel(busy * work.items, 1, run_gate_up, &work);
     work.input = (ml_input){.x = b->gate, .ld = f, .columns = slots};
     ml_input_prepare(&work.input, f, b->expert_begin, b->whole);
-    work.panels = (d + ML_LINEAR_PANEL - 1) / ML_LINEAR_PANEL;
-    ml_parallel(busy * work.panels, 1, run_down, &work);
+    work.items = (d + ITEM_ROWS - 1) / ITEM_ROWS;
+    ml_parallel(busy * work.items, 1, run_down, &work);
     ml_parallel(b->active_rows, 4, combine_rows, b);
     count_experts(b, work.layer, busy);
     b->routed_layer = -1;

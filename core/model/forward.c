@@ -84,7 +84,7 @@ int ml_forward_head(ml_cache *cache, ml_batch *b) {
     }
     ml_input normed = {.x = b->normed, .ld = d, .columns = b->wanted};
     ml_input_prepare(&normed, d, NULL, b->whole);
-    ml_linear(&m->head, NULL, &normed, b->logits, m->config.vocabulary);
+    ml_linear(&(ml_product){&m->head, NULL, b->logits, m->config.vocabulary}, 1, &normed);
     ml_batch_count(b, &m->head, b->wanted);
     return ML_OK;
 }

@@ -124,7 +124,7 @@ static int multiply(const float *x, int64_t n, const ml_tensor *w, const float *
     int status = whole ? ml_scratch_reserve(ml_linear_scratch(k)) : ML_E_MEMORY;
     if (status == ML_OK) {
         ml_input_prepare(&in, k, NULL, whole);
-        ml_linear(&matrix, bias, &in, y, matrix.rows);
+        ml_linear(&(ml_product){&matrix, bias, y, matrix.rows}, 1, &in);
     }
     free(whole);
     free(own);
