@@ -522,6 +522,44 @@ void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised);
 /* Bytes of a page of `layer`: plain, or as the policy has full ones. */
 int64_t ml_cache_page_bytes(const ml_cache *cache, int32_t layer, int plain);
 
+/* ---- levels: where pages of the cache lie ------------------------------------------------------ */
+
+enum {
+    ML_LEVEL_HOT = 0,  /* plain, in memory */
+    ML_LEVEL_WARM = 1, /* quantised, in memory */
+    ML_LEVEL_COLD = 2, /* the bytes of either, packed, in memory */
+    ML_LEVEL_DISK = 3, /* the same in the spill file */
+    ML_LEVELS = 4
+};
+
+typedef struct ml_level {
+    int64_t pages; /* that lie there, each once, however many sequences show it */
+    int64_t bytes; /* that they take there */
+    int64_t whole; /* that they take where attention can read them: whole / bytes is the ratio of packing */
+    int64_t hits;  /* since the cache was made, how often attention needed a page that lay there: once a tile of rows */
+    int64_t lowered; /* how often a page came to lie there (cold, disk) or was quantised (warm) */
+    int64_t raised;  /* how often a page came back from there into memory, for good or for one pass */
+} ml_level;
+
+/* The levels of one layer, or of all (layer -1), to out {ML_LEVELS}. */
+int ml_cache_levels(const ml_cache *cache, int32_t layer, ml_level *out);
+/* How many of a sequence's tokens lie at each level in `layer`, to tokens {ML_LEVELS}. */
+int ml_sequence_levels(const ml_cache *cache, int32_t sequence, int32_t layer, int64_t *tokens);
+
+/* What packing and quantising make of one page. */
+typedef struct ml_page_sample {
+    int64_t bytes;         /* of the page as it is */
+    int64_t packed;        /* of it as a cold page: bytes split by their place in a number, then zstd */
+    int64_t unsplit;       /* of it by zstd alone */
+    int32_t plain;         /* 1: the page is, and the errors below are known */
+    double key_error[2];   /* root mean square of (stored - plain) over that of plain, with 8 bits and with 4 */
+    double value_error[2]; /* likewise */
+} ml_page_sample;
+
+/* Tries both on the newest full page of `layer` in a sequence that is plain and in memory, or else on the newest one
+ * that is in memory. ML_E_NOT_FOUND if there is none. */
+int ml_cache_sample(const ml_cache *cache, int32_t sequence, int32_t layer, ml_page_sample *out);
+
 /* ---- quantised pages, looked at by themselves ------------------------------------------------- */
 
 /* Pages of the cache hold 64 tokens. Warm ones hold, for each KV head, keys and values as codes of 8 or 4 bits with a

@@ -32,7 +32,8 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
     ml_model_retain(model);
     int status = ml_pool_create(0, &cache->pool);
     cache->plain = ml_calloc(1, ml_format_size(cache->kv_heads));
-    if (status == ML_OK && !cache->plain) status = ML_E_MEMORY;
+    cache->traffic = ml_calloc((size_t)cache->layers * ML_LEVELS, sizeof *cache->traffic);
+    if (status == ML_OK && !(cache->plain && cache->traffic)) status = ML_E_MEMORY;
     if (status == ML_OK) {
         ml_format_lay_out(cache->plain, dtype, cache->kv_heads, cache->head_dim, 0, NULL, NULL);
         status = ml_pool_size(cache->pool, cache->plain->bytes);
@@ -57,6 +58,7 @@ void ml_cache_free(ml_cache *cache) {
     ml_pool_free(cache->pool);
     ml_cache_forget_policy(cache);
     free(cache->plain);
+    free(cache->traffic);
     free(cache->sequences);
     ml_model_free(cache->model);
     free(cache);
@@ -76,13 +78,11 @@ void ml_cache_memory(const ml_cache *cache, ml_pool_info *out) {
 
 /* ---- pages ---- */
 
-enum { SLAB_PAGES = 256 };
-
 /* Adds a slab of descriptors. */
 static int add_slab(ml_cache *cache) {
-    ml_slab *slab = ml_calloc(1, sizeof *slab + SLAB_PAGES * sizeof *slab->pages);
+    ml_slab *slab = ml_calloc(1, sizeof *slab);
     if (!slab) return ML_E_MEMORY;
-    for (size_t i = SLAB_PAGES; i-- > 0;) {
+    for (size_t i = ML_SLAB_PAGES; i-- > 0;) {
         slab->pages[i].next = cache->free_pages;
         cache->free_pages = &slab->pages[i];
     }
@@ -99,13 +99,13 @@ uint8_t *ml_page_room(ml_cache *cache, int64_t bytes) {
     return data;
 }
 
-ml_page *ml_page_take(ml_cache *cache, const ml_format *format) {
+ml_page *ml_page_take(ml_cache *cache, const ml_format *format, int32_t layer) {
     if (!cache->free_pages && add_slab(cache) != ML_OK) return NULL;
     uint8_t *data = ml_page_room(cache, format->bytes);
     if (!data) return NULL;
     ml_page *page = cache->free_pages;
     cache->free_pages = page->next;
-    *page = (ml_page){.references = 1, .format = format, .data = data};
+    *page = (ml_page){.references = 1, .format = format, .data = data, .layer = layer};
     cache->pages_used++;
     cache->bytes_used += format->bytes;
     if (!format->plain) cache->warm_pages++;
@@ -299,7 +299,7 @@ int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence) {
 static int open_page(ml_cache *cache, ml_sequence *sequence, size_t slot, int32_t keep) {
     ml_page *page = sequence->pages[slot];
     if (page->references > 1 || !page->format->plain) {
-        ml_page *own = ml_page_take(cache, cache->plain);
+        ml_page *own = ml_page_take(cache, cache->plain, page->layer);
         if (!own) return ML_E_MEMORY;
         ml_page_convert(page->format, page->data, cache->plain, own->data, NULL, 0);
         own->origin = page->format->plain ? page->origin : page;
@@ -321,7 +321,7 @@ static int append_pages(ml_cache *cache, ml_sequence *sequence) {
     const size_t layers = (size_t)cache->layers;
     ml_page **pages = sequence->pages + sequence->page_count * layers;
     for (size_t l = 0; l < layers; l++) {
-        pages[l] = ml_page_take(cache, cache->plain);
+        pages[l] = ml_page_take(cache, cache->plain, (int32_t)l);
         if (!pages[l]) {
             while (l-- > 0) ml_page_release(cache, pages[l]);
             return ML_E_MEMORY;

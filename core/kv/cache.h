@@ -16,13 +16,21 @@ typedef struct ml_page {
     struct ml_page *origin;  /* held; a plain page that was decoded from a quantised one: that one, else NULL */
     int32_t frozen;          /* tokens from the first on that still are the origin's */
     int32_t queued;          /* it waits to be quantised (kv/settle.c) */
+    int32_t layer;
 } ml_page;
 
 /* Descriptors of pages are made by the slab. */
+enum { ML_SLAB_PAGES = 256 };
+
 typedef struct ml_slab {
     struct ml_slab *next;
-    ml_page pages[];
+    ml_page pages[ML_SLAB_PAGES];
 } ml_slab;
+
+/* What happened at a level of a layer: see ml_level. */
+typedef struct ml_traffic {
+    int64_t hits, lowered, raised;
+} ml_traffic;
 
 typedef struct ml_prefixes ml_prefixes; /* see kv/prefix.c */
 
@@ -60,6 +68,7 @@ struct ml_cache {
     ml_page *free_pages; /* descriptors without data */
     int64_t pages_used;
     int64_t bytes_used;    /* of these */
+    ml_traffic *traffic;   /* {layers, ML_LEVELS} */
     ml_prefixes *prefixes; /* what closed sequences leave behind, or NULL: nothing */
     int64_t bytes_kept;    /* of pages that only prefixes show */
 };
@@ -68,8 +77,8 @@ struct ml_cache {
 ml_sequence *ml_cache_sequence(const ml_cache *cache, int32_t number);
 /* Marks a change: a forward pass under way on the cache is void. */
 void ml_cache_changed(ml_cache *cache);
-/* A page of that format, with one holder and anything in it. NULL without memory. */
-ml_page *ml_page_take(ml_cache *cache, const ml_format *format);
+/* A page of `layer` of that format, with one holder and anything in it. NULL without memory. */
+ml_page *ml_page_take(ml_cache *cache, const ml_format *format, int32_t layer);
 /* The cache's format of these bits {kv_heads} (NULL: all 16), made when it is asked for first: pages and policies point
  * to it until the cache goes. NULL without memory, or when the pool has no room for another size. */
 const ml_format *ml_cache_format(ml_cache *cache, int rotated, const uint8_t *key_bits, const uint8_t *value_bits);
@@ -102,6 +111,10 @@ const ml_page *ml_cache_page(const ml_cache *cache, const ml_sequence *sequence,
  * until the sequence's pages change. */
 void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
                    ml_attend *work);
+/* ML_LEVEL_...: where a page lies. */
+int ml_page_level(const ml_page *page);
+/* What happened to pages of `layer` at that level. */
+ml_traffic *ml_cache_traffic(const ml_cache *cache, int32_t layer, int level);
 /* Frees what the policy holds. */
 void ml_cache_forget_policy(ml_cache *cache);
 

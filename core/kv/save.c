@@ -39,7 +39,7 @@ static void pack_pages(void *arg, int64_t begin, int64_t end, int thread) {
         ml_saved_entry *entry = &s->entries[s->first + i];
         uint8_t *out = s->packed + (size_t)i * s->bound;
         const size_t packed =
-            ml_pack(s->packers[thread], page->data, entry->bytes, ml_saved_element(page->format), out);
+            ml_pack(s->packers[thread], page->data, entry->bytes, ml_format_element(page->format), out);
         if (packed == 0) atomic_store(&s->status, ML_E_MEMORY);
         entry->packed = (uint32_t)packed;
         entry->hash = ml_hash(out, (int64_t)packed, 0);

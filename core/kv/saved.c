@@ -228,7 +228,7 @@ static int page_whole(const reading *r, int64_t i, int thread) {
     if (ml_hash(packed, entry->packed, 0) != entry->hash) return 0;
     if (!r->pages) return 1;
     const ml_page *page = r->pages[i];
-    return ml_unpack(r->packers[thread], packed, entry->packed, ml_saved_element(page->format), page->data,
+    return ml_unpack(r->packers[thread], packed, entry->packed, ml_format_element(page->format), page->data,
                      entry->bytes) == ML_OK;
 }
 
@@ -318,7 +318,7 @@ static int take_pages(reading *r, ml_cache *cache, const ml_format *const *forma
             return ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: page %u of layer %u has %u bytes",
                             r->saved->path, entry->page, entry->layer, entry->bytes);
         }
-        r->pages[i] = ml_page_take(cache, format);
+        r->pages[i] = ml_page_take(cache, format, (int32_t)entry->layer);
         if (!r->pages[i]) return ML_E_MEMORY;
     }
     return ML_OK;

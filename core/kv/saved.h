@@ -35,11 +35,6 @@ typedef struct ml_saved_entry {
     uint64_t hash;          /* of the packed bytes */
 } ml_saved_entry;
 
-/* Bytes of a number, for kv/packed.h: codes are bytes. */
-static inline size_t ml_saved_element(const ml_format *format) {
-    return !format->plain ? 1 : format->dtype == ML_F32 ? 4 : 2;
-}
-
 /* Writes the header as bytes, its checksum last. */
 void ml_saved_put_header(const ml_saved_header *header, uint8_t out[ML_SAVED_HEADER]);
 /* Reads it. 0 if it is not a header of this version, or damaged. Sizes are as the file claims. */

@@ -134,6 +134,7 @@ static void convert_list(settle_work *work) {
             continue;
         }
         ml_page_replace(cache, page, d->format, d->data);
+        ml_cache_traffic(cache, page->layer, ML_LEVEL_WARM)->lowered++;
         if (page->origin) ml_page_release(cache, page->origin);
         page->origin = NULL;
         page->frozen = 0;

@@ -357,6 +357,19 @@ static double bytes_per_token(const attention_work *work, const ml_row *row, int
     return bytes / (double)((last + 1 - first) * ML_PAGE_TOKENS);
 }
 
+/* Counts where the pages that a tile reads lie. */
+static void count_hits(const attention_work *work, const ml_tile *tile) {
+    const ml_cache *cache = work->cache;
+    const ml_row *row = &work->batch->row[tile->row];
+    const int64_t first = first_seen(work, row->position) / ML_PAGE_TOKENS,
+                  last = (row->position + tile->rows - 1) / ML_PAGE_TOKENS;
+    ml_traffic *traffic = ml_cache_traffic(cache, work->layer, 0);
+    for (int64_t page = first; page <= last; page++) {
+        const ml_sequence *sequence = &cache->sequences[row->sequence];
+        traffic[ml_page_level(ml_cache_page(cache, sequence, work->layer, page * ML_PAGE_TOKENS))].hits++;
+    }
+}
+
 /* What the attention of this layer reads and multiplies. */
 static void count_attention(const attention_work *work) {
     ml_batch *b = work->batch;
@@ -368,6 +381,7 @@ static void count_attention(const attention_work *work) {
     ml_batch_count(b, &w->attn_output, b->active_rows);
     for (int64_t i = 0; i < work->tiles; i++) {
         const ml_tile *tile = &b->tiles[i];
+        count_hits(work, tile);
         double bytes = 0; /* a token, by the first row of the tile */
         for (int64_t r = tile->row; r < tile->row + tile->rows; r++) {
             const int64_t seen = b->row[r].position + 1 - first_seen(work, b->row[r].position);
