@@ -177,6 +177,16 @@ function M.store(folder, options)
     return store.current
 end
 
+--- moonloom.kv("balanced") makes that the policy for keys and values of the sessions that are made from then on, unless
+--- they say otherwise: a name, a file, or a table; see lua/moonloom/policy.lua. moonloom.kv(false) ends that;
+--- moonloom.kv() tells.
+function M.kv(which)
+    local policy = require "moonloom.policy"
+    if which then policy.choose(which) end -- raises a sentence if there is no such thing
+    if which ~= nil then policy.default = which end
+    return policy.default
+end
+
 --- Goes on with the last generation (moonloom.last), with other parameters if given: resume{ max_tokens = 100 }.
 function M.resume(options)
     if not M.last then error("nothing to go on with: generate something first", 0) end

@@ -14,7 +14,8 @@ local M = {
         { name = "file", type = "path", positional = true, doc = "text file" },
         { name = "text", type = "string", doc = "or the text itself" },
         { name = "context", type = "integer", min = 2, doc = "tokens in a window; default: the model's, at most 512" },
-        { name = "kv", type = "string", doc = "bits of keys and values: 8, 4, or for example 8,4; default: all plain" },
+        { name = "kv", type = "any", doc = "bits of keys and values: 8, 4, or for example 8,4; or a policy, such as "
+            .. "balanced; default: all plain" },
         { name = "hot", type = "integer", default = 0, min = 0, doc = "newest tokens that stay plain with kv" },
         { name = "unrotated", type = "boolean", default = false, doc = "keys are quantised without being rotated" },
         { name = "cache", type = "string", default = "bf16", choices = { "bf16", "f32" }, doc = "keys and values" },
@@ -39,11 +40,10 @@ local function window(ids, first, bos, context)
     return list, last + 1
 end
 
--- The policy that the words ask for, or nil.
+-- The policy that the words ask for, or nil. One by its name says itself what stays plain.
 local function policy(args)
-    if not args.kv then return nil end
-    local keys, values = args.kv:match("^(%d+),?(%d*)$")
-    if not keys then moonloom.wrong_usage("kv is the bits of keys and values, such as 8 or 8,4, not " .. args.kv) end
+    local keys, values = tostring(args.kv):match("^(%d+),?(%d*)$")
+    if not keys then return args.kv end
     return { key_bits = tonumber(keys), value_bits = tonumber(values ~= "" and values or keys),
         hot_tokens = args.hot, rotate = not args.unrotated }
 end

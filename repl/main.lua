@@ -30,6 +30,7 @@ options:
   --numa HOW     spread: deal threads and memory out over the machine's memory nodes; off (default)
   --precision HOW of products on a matrix unit: bf16 (default) or exact
   --kv-store DIR keep sessions there when they end, and begin with what is there
+  --kv NAME      policy for keys and values: balanced, max_context, fastest, tiny_memory, a file, or bits such as 8
   --version      version and instruction set
   --help         this text
 ]]
@@ -46,10 +47,10 @@ end
 
 local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N", ["--load"] = "map or copy",
     ["--numa"] = "off or spread", ["--precision"] = "bf16 or exact",
-    ["--kv-store"] = "a folder" }
+    ["--kv-store"] = "a folder", ["--kv"] = "a policy" }
 
 -- Options up to the first other word: { code = {...}, interactive, model, threads, loading, numa, precision, store,
--- version, help }, and its index.
+-- kv, version, help }, and its index.
 local function read_options(words)
     local options, at = { code = {} }, 1
     while words[at] do
@@ -74,6 +75,8 @@ local function read_options(words)
             options.precision = value
         elseif word == "--kv-store" then
             options.store = value
+        elseif word == "--kv" then
+            options.kv = value
         elseif word == "-i" then
             options.interactive = true
         elseif word == "--version" then
@@ -84,7 +87,7 @@ local function read_options(words)
             return options, at + 1
         else
             local known = { "-e", "-i", "-m", "--threads", "--load", "--numa", "--precision", "--kv-store",
-                "--version", "--help" }
+                "--kv", "--version", "--help" }
             local similar = suggest.nearest(word, known)
             wrong_usage("there is no option '%s'; %s", word,
                 similar and ("did you mean '%s'?"):format(similar) or "moonloom --help lists them")
@@ -177,7 +180,7 @@ local function prepare(options)
             wrong_usage("%s", require("ffi").string(ffi.C.ml_last_error()))
         end
     end
-    for _, name in ipairs { "numa", "loading", "precision", "store" } do
+    for _, name in ipairs { "numa", "loading", "precision", "store", "kv" } do
         local fine, problem = pcall(ml[name], options[name])
         if not fine then wrong_usage("%s", problem) end
     end

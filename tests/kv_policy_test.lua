@@ -238,7 +238,7 @@ describe("a policy for keys and values", function()
             "kv policy: value_bits of layer 2, head 1 are 16, 8 or 4, not x")
         refused({ hot_tokens = -1 }, "kv policy: hot_tokens is a number of tokens, not -1")
         refused({ rotate = 1 }, "kv policy: rotate is true or false, not 1")
-        refused("fast", "kv policy: a table is needed, such as { bits = 8 }, not string")
+        refused(print, "kv policy: a table or a name is needed, such as { bits = 8 }, not function")
     end)
 
     it("fits 131,072 tokens of gpt-oss-20b's full layers into 1.75 GB and 0.95 GB", function()

@@ -27,6 +27,8 @@ M.common = {
         doc = "of products on a matrix unit; default bf16" },
     { name = "kv_store", type = "path", doc = "folder where sessions are kept when they end, and found again by how "
         .. "they begin" },
+    { name = "kv", type = "any", doc = "policy for keys and values: balanced, max_context, fastest, tiny_memory, a "
+        .. "file, or bits such as 8 or 8,4; default: all plain" },
 }
 
 local function find(parameters, name)

@@ -76,12 +76,21 @@ local function fresh_cache_of(self)
     return cache_of(self)
 end
 
+-- After a pass: applies the policy of the cache, which may be another one by now.
+local function settle(self)
+    local position = 0
+    if self.cache.policy then
+        for session in pairs(self.added) do position = math.max(position, session.position) end
+    end
+    self.cache:settle(position)
+end
+
 --- The whole pass: embed, every layer, head, commit. On failure the sessions are as before.
 function Batch:forward()
     local cache = fresh_cache_of(self)
     self.epoch[0] = self.epoch[0] + 1
     check(C.ml_forward(cache, self._handle))
-    check(C.ml_cache_settle(cache))
+    settle(self)
     self.added = no_rows()
     return self
 end
@@ -130,7 +139,7 @@ end
 function Batch:commit()
     local cache = cache_of(self)
     check(C.ml_forward_commit(cache, self._handle))
-    check(C.ml_cache_settle(cache))
+    settle(self)
     self.added = no_rows()
     return self
 end

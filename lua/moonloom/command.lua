@@ -45,8 +45,9 @@ end
 
 --- The help page of a recipe.
 function M.help(info)
-    local rows = {}
+    local rows, own = {}, {}
     for _, parameter in ipairs(info.parameters) do
+        own[parameter.name] = true
         if not parameter.from_lua then rows[#rows + 1] = row_of(parameter) end
     end
     rows[#rows + 1] = { "-m FILE", "model file to use (default data/tiny-gpt-oss.gguf)" }
@@ -55,6 +56,10 @@ function M.help(info)
     rows[#rows + 1] = { "--numa off|spread", "deal threads and memory out over memory nodes (default off)" }
     rows[#rows + 1] = { "--precision bf16|exact", "of products on a matrix unit (default bf16)" }
     rows[#rows + 1] = { "--kv-store DIR", "keep sessions there when they end, and begin with what is there" }
+    if not own.kv then
+        rows[#rows + 1] = { "--kv NAME|FILE|BITS", "policy for keys and values: balanced, max_context, fastest, "
+            .. "tiny_memory, ... (default all plain)" }
+    end
     rows[#rows + 1] = { "--json", "print one JSON object on standard output and nothing else" }
     rows[#rows + 1] = { "--help", "this text" }
     local wide = 0

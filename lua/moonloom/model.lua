@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local ml = require "moonloom.ffi"
 local batch = require "moonloom.batch"
+local policy = require "moonloom.policy"
 local progress = require "moonloom.progress"
 local session = require "moonloom.session"
 local tokenizer = require "moonloom.tokenizer"
@@ -85,21 +86,27 @@ function Model:bytes_per_token()
     return tonumber(C.ml_model_bytes_per_token(self:handle()))
 end
 
---- model:session{ cache = "bf16" | "f32", prefixes = true } -> an empty session. It shares its cache with the other
---- sessions of the model; with prefixes = false it has one of its own and computes every token itself. So it has with
---- kv = { bits = 8, ... }, a policy for keys and values: see moonloom.policy.
+--- model:session{ cache = "bf16" | "f32", prefixes = true, kv = } -> an empty session. It shares its cache with the
+--- other sessions of the model that have the same policy by name; with prefixes = false it has one of its own and
+--- computes every token itself. `kv` is a policy for keys and values: a name or file ("balanced": see moonloom.policy),
+--- true for "balanced", false for all plain, or a table such as { bits = 8 }, which is always for a cache of its own;
+--- default: what moonloom.kv() says.
 function Model:session(options)
     options = options or {}
-    local alone = options.prefixes == false or self.prefixes == 0 or options.kv ~= nil
-    return session.new(self, options.cache, alone, options.kv)
+    local kv = options.kv
+    if kv == nil then kv = policy.default end
+    if kv == true then kv = "balanced" end
+    local alone = options.prefixes == false or self.prefixes == 0 or kv and type(kv) ~= "string"
+    return session.new(self, options.cache, alone, kv or nil)
 end
 
--- The cache of that kind which the model's sessions share.
-function Model:cache(kind)
-    local entry = self._caches[kind]
+-- The cache of that kind which the model's sessions with the policy of that name (nil: without one) share.
+function Model:cache(kind, kv)
+    local key = kv and kind .. " " .. kv or kind
+    local entry = self._caches[key]
     if not entry then
-        entry = { session.shared_cache(self, kind) }
-        self._caches[kind] = entry
+        entry = { session.shared_cache(self, kind, kv) }
+        self._caches[key] = entry
     end
     return entry[1]
 end

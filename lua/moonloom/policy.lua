@@ -9,6 +9,14 @@
 --
 -- Bits are a number for all, a table by layer (from 0, with `default` for those that are not in it), whose items are
 -- numbers or tables by KV head likewise, or a function(layer, head) that gives a number.
+--
+-- In place of a table: the name of one in recipes/kv_NAME.lua ("balanced"), a file that returns one ("mine.lua", as a
+-- path), or bits as text ("8", "8,4" for keys and values). Files are taken up again when they change, between two
+-- tokens. A table may also have
+--
+--   summary       a line about it
+--   at            function(now) that returns the fields that are different now, or nil; it is called after every pass,
+--                 with now = { position =, bytes =, layers =, kv_heads =, window =, window_period = }
 local ffi = require "ffi"
 local ml = require "moonloom.ffi"
 local suggest = require "moonloom.suggest"
@@ -72,8 +80,8 @@ local function fill_bits(policy, name, config)
     return list
 end
 
---- Sets the policy of a cache handle of a model with `config`, and applies it to what is in the cache.
-function M.apply(handle, config, policy)
+-- Sets the policy of a cache handle of a model with `config`, and applies it to what is in the cache.
+local function apply(handle, config, policy)
     checked_table(policy)
     local rotate = policy.rotate
     if rotate == nil then rotate = DEFAULTS.rotate end
@@ -85,6 +93,119 @@ function M.apply(handle, config, policy)
     })
     check(C.ml_cache_policy(handle, filled))
     check(C.ml_cache_settle(handle))
+end
+
+-- ---- policies by name, and such that change
+
+--- What sessions have that do not say: see moonloom.kv().
+M.default = nil
+
+-- The name of the recipe or the path of the file that the word means, which is there.
+local function locate(word)
+    local recipe = require "moonloom.recipe"
+    local path = word:find("/", 1, true) and word or word:find("%.lua$") and "./" .. word
+    if path then
+        return recipe.value(path) and path or fail("there is no file %s", word)
+    end
+    if recipe.value("kv_" .. word) then return "kv_" .. word end
+    local names = recipe.policies()
+    fail("there is no policy '%s'%s (there are: %s)", word, suggest.sentence(word, names), table.concat(names, ", "))
+end
+
+local Policy = {}
+Policy.__index = Policy
+
+--- A policy out of what a user gives: a table, a name, a file, bits, or true for "balanced". It is for one cache.
+function M.choose(what)
+    if what == true then what = "balanced" end
+    if type(what) ~= "string" then
+        if type(what) ~= "table" then fail("a table or a name is needed, such as { bits = 8 }, not %s", type(what)) end
+        return setmetatable({ table = what }, Policy)
+    end
+    local keys, values = what:match("^(%d+),?(%d*)$")
+    if keys then
+        return setmetatable({ name = what, table = { key_bits = tonumber(keys),
+            value_bits = tonumber(values ~= "" and values or keys) } }, Policy)
+    end
+    return setmetatable({ name = what, file = locate(what) }, Policy)
+end
+
+local function copied(value)
+    if type(value) ~= "table" then return value end
+    local copy = {}
+    for key, item in pairs(value) do copy[key] = copied(item) end
+    return copy
+end
+
+-- The fields at a position, as a new table without `at` and `summary`.
+local function evaluate(self, handle, config, position)
+    local source, fields = self.table or require("moonloom.recipe").value(self.file), {}
+    local function add(list)
+        for name, value in pairs(list) do fields[name] = copied(value) end
+    end
+    add(source)
+    if type(source.at) == "function" then
+        add(source.at { position = position, bytes = tonumber(C.ml_cache_bytes(handle)), layers = config.layers,
+            kv_heads = config.kv_heads, window = config.window, window_period = config.window_period } or {})
+    end
+    fields.at, fields.summary = nil, nil
+    return fields, source
+end
+
+local function same(a, b)
+    if type(a) ~= "table" or type(b) ~= "table" then return a == b end
+    for key, value in pairs(a) do
+        if not same(value, b[key]) then return false end
+    end
+    for key in pairs(b) do
+        if a[key] == nil then return false end
+    end
+    return true
+end
+
+--- Puts a cache handle of a model with `config`, which came to `position`, under the policy.
+function Policy:apply(handle, config, position)
+    local fields, source = evaluate(self, handle, config, position)
+    apply(handle, config, fields)
+    self.tried, self.applied, self.source = fields, fields, source
+end
+
+--- The same after a pass, where the policy may have changed. A problem is told once, and what was before stays.
+function Policy:follow(handle, config, position)
+    local recipe = require "moonloom.recipe"
+    if self.file then recipe.poll() end
+    local source = self.table or recipe.value(self.file)
+    if source == self.source and not source.at then return end
+    local fine, problem = pcall(function()
+        local fields = evaluate(self, handle, config, position)
+        if same(fields, self.tried) then return end
+        self.tried = fields
+        apply(handle, config, fields)
+        self.applied = fields
+    end)
+    self.source = source
+    if fine or problem == self.told then return end
+    self.told = problem
+    recipe.reporter(("the policy %s cannot be used: %s\n    the one before stays in use"):format(self.name or "",
+        tostring(problem)))
+end
+
+--- The fields in use, a copy, with its name if it has one as `name`.
+function Policy:fields()
+    local copy = copied(self.applied)
+    copy.name = self.name
+    return copy
+end
+
+--- f(...) with another default. Returns what it returns (one value).
+function M.during(kv, f, ...)
+    if kv then M.choose(kv) end
+    local before = M.default
+    M.default = kv
+    local fine, value = pcall(f, ...)
+    M.default = before
+    if not fine then error(value, 0) end
+    return value
 end
 
 return M

@@ -11,6 +11,7 @@
 -- belong into lua/. Other files below recipes/ (`require "recipes.parts.x"`) live the same way.
 local ml = require "moonloom.ffi"
 local arguments = require "moonloom.arguments"
+local policy = require "moonloom.policy"
 local suggest = require "moonloom.suggest"
 local uv = require "luv"
 
@@ -41,7 +42,9 @@ local function stamp_of(path)
     return ("%d.%d %d %d"):format(stat.mtime.sec, stat.mtime.nsec, stat.size, stat.ino)
 end
 
+-- A name with a slash is the path of a file itself.
 local function locate(name)
+    if name:find("/", 1, true) then return name, stamp_of(name) end
     if not name:find("^[%w_][%w_.-]*$") then return nil end
     local file = "/" .. name:gsub("%.", "/") .. ".lua"
     for _, folder in ipairs(M.folders()) do
@@ -97,7 +100,9 @@ local function run(entry, given, door)
     end
     local checked = arguments.check(entry.name, recipe.parameters, given or {})
     arguments.apply_common(checked)
-    return recipe.run(checked, door or { json = false, command = false })
+    door = door or { json = false, command = false }
+    if checked.kv == nil then return recipe.run(checked, door) end
+    return policy.during(checked.kv, recipe.run, checked, door)
 end
 
 local function new_proxy(entry)
@@ -119,7 +124,7 @@ local function entry_for(name)
     local entry = entries[name]
     if entry then return entry end
     local path, stamp = locate(name)
-    if not path then return nil end
+    if not stamp then return nil end
     local value, problem = load_value(path, name)
     if not value then error(problem, 0) end
     entry = { name = name, path = path, stamp = stamp, value = value }
@@ -139,14 +144,21 @@ function M.get(name)
     return M.find(name) or error(("there is no recipe '%s'%s"):format(name, suggest.sentence(name, M.names())), 0)
 end
 
---- Names of all recipes, sorted: the files at the top of the folders.
-function M.names()
+--- The newest table that a file of that name (or path, with a slash) returned, as it is; nil if there is no such file.
+--- For modules of lua/.
+function M.value(name)
+    local entry = entry_for(name)
+    return entry and entry.value
+end
+
+-- What `pattern` takes out of the names of the files at the top of the folders, sorted.
+local function scan_names(pattern)
     local seen, list = {}, {}
     for _, folder in ipairs(M.folders()) do
         local scan = uv.fs_scandir(folder)
         local file = scan and uv.fs_scandir_next(scan)
         while file do
-            local name = file:match("^([%w_-]+)%.lua$")
+            local name = file:match(pattern)
             if name and not seen[name] then
                 seen[name] = true
                 list[#list + 1] = name
@@ -156,6 +168,20 @@ function M.names()
     end
     table.sort(list)
     return list
+end
+
+--- Names of all recipes, sorted.
+function M.names()
+    local list = {}
+    for _, name in ipairs(scan_names("^([%w_-]+)%.lua$")) do
+        if not name:find("^kv_") then list[#list + 1] = name end
+    end
+    return list
+end
+
+--- Names of all policies for keys and values, sorted: NAME of the files kv_NAME.lua.
+function M.policies()
+    return scan_names("^kv_([%w_-]+)%.lua$")
 end
 
 --- { name, summary, path, parameters } of a recipe value, or nil if `value` is none.

@@ -166,7 +166,8 @@ function M.restore(path, options)
     local fits = C.ml_saved_fits(saved:handle(), model:identity())
     local sentence = ffi.string(C.ml_last_error())
     -- What is quantised has a cache of its own, as it had.
-    local session = model:session { cache = saved.cache, prefixes = not saved.policy and saved.quantised == 0 }
+    local session = model:session { cache = saved.cache, prefixes = not saved.policy and saved.quantised == 0,
+        kv = false }
     local fine, problem = pcall(function()
         if fits ~= C.ML_OK then error(setmetatable({ status = tonumber(fits), message = sentence }, ml.Error), 0) end
         local handle = session:shared_cache().handle

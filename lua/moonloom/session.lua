@@ -32,9 +32,35 @@ local function new_cache(model, kind, kept)
     local status = C.ml_cache_keep(out[0], kept)
     if status ~= C.ML_OK then C.ml_cache_free(out[0]) end
     check(status)
-    local cache = setmetatable({ handle = out[0], kind = kind, knows = kept > 0, users = 0, dropped = {} }, Cache)
+    local cache = setmetatable({ handle = out[0], kind = kind, knows = kept > 0, users = 0, dropped = {},
+        config = model:config() }, Cache)
     caches[cache] = true
     return cache
+end
+
+-- A cache with a policy. One that is refused leaves nothing behind.
+local function policy_cache(model, kind, kept, kv)
+    local cache = new_cache(model, kind, kept)
+    local fine, problem = pcall(cache.govern, cache, kv)
+    if not fine then
+        caches[cache] = nil
+        C.ml_cache_free(cache.handle)
+        error(problem, 0)
+    end
+    return cache
+end
+
+--- Puts the cache under a policy: see moonloom.policy.
+function Cache:govern(kv)
+    local chosen = policy.choose(kv)
+    chosen:apply(self.handle, self.config, 0)
+    self.policy = chosen
+end
+
+--- After a pass that came to `position`: takes up a changed policy, and applies it.
+function Cache:settle(position)
+    if self.policy then self.policy:follow(self.handle, self.config, position) end
+    check(C.ml_cache_settle(self.handle))
 end
 
 -- One user less. What finalizers hold, as the cache, must not lead to the model or a session.
@@ -60,10 +86,10 @@ function Cache:sweep()
     for _, ending in ipairs(list) do ending() end
 end
 
---- The cache of that kind which all sessions of `model` share, made on demand. The model holds it with what it returns
---- second: give that to ffi.gc() to let go.
-function M.shared_cache(model, kind)
-    local cache = new_cache(model, kind, model.prefixes)
+--- The cache of that kind which all sessions of `model` with the policy `kv` (a name, or nil) share, made on demand.
+--- The model holds it with what it returns second: give that to ffi.gc() to let go.
+function M.shared_cache(model, kind, kv)
+    local cache = kv and policy_cache(model, kind, model.prefixes, kv) or new_cache(model, kind, model.prefixes)
     cache.users = 1
     return cache, ffi.gc(ffi.new("char[1]"), function()
         cache:drop(function() cache:leave() end)
@@ -97,10 +123,17 @@ function M.close_all()
 end
 
 --- An empty session of `model` whose cache is of `kind`, "bf16" (default) or "f32"; with `alone` it has a cache of its
---- own, which remembers no prefixes. `kv` is a policy for a cache of its own (see moonloom.policy).
+--- own, which remembers no prefixes. `kv` is the policy of the cache (see moonloom.policy), or nil.
 function M.new(model, kind, alone, kv)
     kind = kind or "bf16"
-    local cache = alone and new_cache(model, kind, 0) or model:cache(kind)
+    local cache
+    if not alone then
+        cache = model:cache(kind, kv)
+    elseif kv then
+        cache = policy_cache(model, kind, 0, kv)
+    else
+        cache = new_cache(model, kind, 0)
+    end
     local out = ffi.new("int32_t[1]")
     cache:sweep()
     local status = C.ml_sequence_create(cache.handle, out)
@@ -108,9 +141,7 @@ function M.new(model, kind, alone, kv)
         if alone then C.ml_cache_free(cache.handle) end
         check(status)
     end
-    local self = new_session(model, cache, out[0])
-    if kv then self:policy(kv) end
-    return self
+    return new_session(model, cache, out[0])
 end
 
 -- ---- fields and bookkeeping
@@ -166,11 +197,13 @@ function Session:stats()
     return report
 end
 
---- session:policy{ bits = 8, hot_tokens = 1024 }: what becomes of keys and values as the session goes on; see
---- moonloom.policy for all fields. It holds for all sessions that share the cache, and may change between two tokens.
---- Returns the session.
+--- session:policy{ bits = 8, hot_tokens = 1024 } or session:policy "balanced": what becomes of keys and values as the
+--- session goes on; see moonloom.policy for all fields. It holds for all sessions that share the cache, and may change
+--- between two tokens. Returns the session. Without an argument: the fields in use, or nil if all is plain.
 function Session:policy(kv)
-    policy.apply(self:shared_cache().handle, self.model:config(), kv)
+    local cache = self:shared_cache()
+    if kv == nil then return cache.policy and cache.policy:fields() end
+    cache:govern(kv)
     return self
 end
 
