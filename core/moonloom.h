@@ -499,6 +499,16 @@ int64_t ml_cache_kept(const ml_cache *cache);
  * wanted. Nothing is adopted where prefixes are off. */
 int ml_cache_adopt(ml_cache *cache, int32_t sequence, const int32_t *ids, int64_t count, int64_t *adopted);
 
+/* The kept prefixes as branches, the most recently used first: the ids of branch `index` (0, 1, ...), from the first
+ * token on, go to ids {capacity} as far as they fit. Returns how many there are; 0 where there is no such branch. */
+int64_t ml_cache_kept_branch(const ml_cache *cache, int64_t index, int32_t *ids, int64_t capacity);
+
+/* For benchmarks only: adds `count` tokens to a sequence without computing them. Ids, keys and values are random (keys
+ * with a mean of their own for each element, as in trained models) and the same for the same seed; after each page
+ * ml_cache_settle() is called, so that memory stays within the policy. What is in the sequence afterwards is worth
+ * nothing but for measuring. On a failure the pages before stay. */
+int ml_sequence_fill_random(ml_cache *cache, int32_t sequence, int64_t count, uint64_t seed);
+
 /* What becomes of pages as a sequence goes on. Zeros mean: all stays plain. */
 typedef struct ml_policy {
     int64_t hot_tokens;        /* the newest tokens of a sequence that stay plain */

@@ -233,6 +233,19 @@ int64_t ml_cache_kept(const ml_cache *cache) {
     return cache->bytes_kept;
 }
 
+int64_t ml_cache_kept_branch(const ml_cache *cache, int64_t index, int32_t *ids, int64_t capacity) {
+    const ml_prefix *leaf = cache->prefixes ? cache->prefixes->newest : NULL;
+    while (leaf && (leaf->children || index-- > 0)) leaf = leaf->older;
+    int64_t tokens = 0;
+    for (const ml_prefix *node = leaf; node; node = node->parent) tokens += node->count;
+    int64_t end = tokens;
+    for (const ml_prefix *node = leaf; node; node = node->parent) {
+        end -= node->count;
+        for (int32_t i = 0; i < node->count && end + i < capacity; i++) ids[end + i] = node->ids[i];
+    }
+    return tokens;
+}
+
 /* ---- adopting ---- */
 
 /* What a search found: of a living sequence, or of the tree. */

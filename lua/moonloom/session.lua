@@ -214,6 +214,49 @@ function Session:pages()
     return tonumber(pages[0]), tonumber(quantised[0])
 end
 
+--- Bytes of a page of 64 tokens of `layer` (from 0): as the policy has full ones, or with `plain` as a new one.
+function Session:page_bytes(layer, plain)
+    return tonumber(check(C.ml_cache_page_bytes(self:shared_cache().handle, layer, plain and 1 or 0)))
+end
+
+--- What packing and quantising make of one full page of `layer` (from 0): { bytes, packed, unsplit, key_error,
+--- value_error }: bytes of the page as it is, packed by splitting its bytes and zstd, and by zstd alone; and for a
+--- plain page the root mean square errors { bits8, bits4 } as shares of the numbers. nil if there is no full page.
+function Session:sample(layer)
+    return require("moonloom.levels").sample(self:shared_cache().handle, self.sequence, layer)
+end
+
+--- What lies where: print(session:levels()) draws the levels of the cache by layer; session:levels():data() is the
+--- same as tables. See moonloom.levels.
+function Session:levels()
+    self:shared_cache():sweep()
+    return require("moonloom.levels").of(self)
+end
+
+--- print(session:tree()) draws all sessions that share the cache, and what closed ones left behind, as a tree of the
+--- tokens that they have in common; session:tree():data() is the same as tables. See moonloom.tree. Options:
+--- { kept = 20 }, at most so many branches that nobody has open.
+function Session:tree(options)
+    local cache, sessions = self:shared_cache(), {}
+    cache:sweep()
+    for session in pairs(open) do
+        if session._cache == cache then sessions[#sessions + 1] = session end
+    end
+    table.sort(sessions, function(a, b) return a.sequence < b.sequence end)
+    return require("moonloom.tree").of(self, sessions, options and options.kept)
+end
+
+--- For benchmarks only: adds `count` random tokens with random keys and values without computing anything, the same
+--- ones for the same seed, within the policy. What is in the session then is worth nothing but for measuring. Returns
+--- the session.
+function Session:fill_random(count, seed)
+    local cache = self:shared_cache()
+    self._logits = nil
+    check(C.ml_sequence_fill_random(cache.handle, self.sequence, count, seed or 1))
+    cache:settle(self.position)
+    return self
+end
+
 -- ---- going forward
 
 local function keep_logits(self, batch, row)
