@@ -1,0 +1,267 @@
+-- KV: what keys and values cost. The memory table of the model, with the arithmetic; with `measure` what rotation and
+-- compression are worth on real pages; with `fill_random` how a full cache decodes under a policy (--kv).
+local columns = require "moonloom.columns"
+local interrupt = require "moonloom.interrupt"
+local moonloom = require "moonloom"
+local progress = require "moonloom.progress"
+
+local M = {
+    name = "kv",
+    summary = "what keys and values cost: the memory table; --measure rotation and compression; --fill-random N",
+    parameters = {
+        { name = "measure", type = "boolean", default = false, doc = "read a text, tell what formats make of it" },
+        { name = "file", type = "path", doc = "text for measure; default: moonloom's README.md" },
+        { name = "tokens", type = "integer", default = 1024, min = 128, doc = "tokens of it" },
+        { name = "fill_random", type = "integer", min = 1,
+            doc = "for benchmarks: decode behind so many random tokens, which are not computed" },
+        { name = "decode", type = "integer", default = 4, min = 1, doc = "tokens to decode after fill_random" },
+    },
+}
+
+local LENGTHS = { 4096, 32768, 131072 }
+local PAGE = 64
+local FORMATS = { { "bf16", 16, 16 }, { "8 bits", 8, 8 }, { "8 bits, values 4", 8, 4 }, { "4 bits", 4, 4 } }
+
+local function amount(bytes)
+    return progress.amount(bytes, "B")
+end
+
+-- ---- the table
+
+-- Layers that see everything, and layers with a window.
+local function count_layers(config)
+    local full = 0
+    for layer = 0, config.layers - 1 do
+        local slides = config.window > 0 and config.window_period > 0
+            and layer % config.window_period ~= config.window_period - 1
+        if not slides then full = full + 1 end
+    end
+    return full, config.layers - full
+end
+
+local function pages_for(tokens)
+    return math.ceil(tokens / PAGE)
+end
+
+-- Pages of a window layer that attention reads: the window may begin in the middle of one.
+local function window_pages(config, tokens)
+    return math.min(pages_for(tokens), math.ceil((config.window - 1) / PAGE) + 1)
+end
+
+local function table_rows(model)
+    local config, rows = model:config(), {}
+    local full, windowed = count_layers(config)
+    for i, format in ipairs(FORMATS) do
+        local session = model:session { kv = { key_bits = format[2], value_bits = format[3] }, prefixes = false }
+        local page = session:page_bytes(0)
+        session:close()
+        local row = { format = format[1], page_bytes = page, layer_token_bytes = page / PAGE,
+            token_bytes = page / PAGE * full, lengths = {} }
+        for k, tokens in ipairs(LENGTHS) do
+            row.lengths[k] = { tokens = tokens, full = full * pages_for(tokens) * page,
+                window = windowed * window_pages(config, tokens) * page,
+                window_kept = windowed * pages_for(tokens) * page }
+        end
+        rows[i] = row
+    end
+    return rows
+end
+
+-- From "every head of every layer" down to what has to be there, in bf16.
+local function arithmetic(model)
+    local c, tokens = model:config(), LENGTHS[#LENGTHS]
+    local full, windowed = count_layers(c)
+    local all = 2 * c.heads * c.head_dim * 2 * c.layers * tokens
+    local shared = all / c.heads * c.kv_heads
+    local steps = {}
+    local function step(bytes, ...) steps[#steps + 1] = { bytes = bytes, text = (...):format(select(2, ...)) } end
+    step(all, "keys and values of all %d heads of %d in %d layers, 2 B each: 2 x %d x %d x 2 B x %d x %d", c.heads,
+        c.head_dim, c.layers, c.heads, c.head_dim, c.layers, tokens)
+    if c.kv_heads < c.heads then
+        local group = c.heads / c.kv_heads
+        step(shared, "%d query heads share each of %d KV heads (GQA): / %d", group, c.kv_heads, group)
+    end
+    if windowed > 0 then
+        local seen, pages = shared / c.layers * full, window_pages(c, tokens)
+        step(seen, "%d of %d layers see everything: x %d / %d", full, c.layers, full, c.layers)
+        step(seen + windowed * pages * PAGE * 2 * c.kv_heads * c.head_dim * 2,
+            "%d layers see %d tokens: + %d x %d pages of %d tokens", windowed, c.window, windowed, pages, PAGE)
+    end
+    return steps
+end
+
+local function cells(k, field)
+    return function(row) return amount(row.lengths[k][field]) end
+end
+
+local shown = columns.new {
+    { "format", -16, function(row) return row.format end },
+    { "layer", 7, function(row) return ("%.0f B"):format(row.layer_token_bytes) end },
+    { "token", 8, function(row) return ("%.0f B"):format(row.token_bytes) end },
+    { "4K", 10, cells(1, "full") },
+    { "32K", 10, cells(2, "full") },
+    { "128K", 10, cells(3, "full") },
+    { "window", 10, cells(3, "window") },
+    { "kept 128K", 10, cells(3, "window_kept") },
+}
+
+local Table = {}
+Table.__index = Table
+
+function Table:__tostring()
+    local lines = { ("%s: %d layers see everything, %d a window"):format(self.model, self.full, self.windowed),
+        "", shown:heading() }
+    for _, row in ipairs(self.rows) do lines[#lines + 1] = shown:line(row) end
+    lines[#lines + 1] = "layer: bytes of a token in one layer, scales included; token: in all full layers; 4K to 128K:"
+    lines[#lines + 1] = "the full layers; window: the window layers as far as attention reads; kept 128K: all that they"
+    lines[#lines + 1] = "hold, so that no branch is computed again"
+    lines[#lines + 1] = ""
+    lines[#lines + 1] = ("why %d tokens in bf16 take no more:"):format(LENGTHS[#LENGTHS])
+    for _, step in ipairs(self.arithmetic) do
+        lines[#lines + 1] = ("  %10s  %s"):format(amount(step.bytes), step.text)
+    end
+    return table.concat(lines, "\n")
+end
+
+local function memory_table(model)
+    local full, windowed = count_layers(model:config())
+    return setmetatable({ model = model.name, full = full, windowed = windowed, rows = table_rows(model),
+        arithmetic = arithmetic(model) }, Table)
+end
+
+-- ---- what formats make of real pages
+
+local function read_ids(args, model)
+    local path = args.file or moonloom.home .. "/README.md"
+    local file, problem = io.open(path, "rb")
+    if not file then error("the text cannot be read: " .. problem, 0) end
+    local text = file:read(args.tokens * 16)
+    file:close()
+    local ids = model:tokenize(text or "", { special = false })
+    if #ids < 2 * PAGE then error(path .. " is too short: 128 tokens are needed", 0) end
+    for i = #ids, args.tokens + 1, -1 do ids[i] = nil end
+    return ids
+end
+
+-- One session of the text under a policy: what a page of each layer makes, on average.
+local function sample_layers(model, ids, kv)
+    local session = model:session { kv = kv, prefixes = false }
+    local sum, bar = { bytes = 0, packed = 0, unsplit = 0, keys8 = 0, keys4 = 0, values8 = 0, values4 = 0, layers = 0 },
+        progress.start { label = "reading", total = #ids, unit = "tokens" }
+    interrupt.finally(function()
+        session:feed(ids, { progress = function(fed) bar:update(fed) end })
+        for layer = 0, model:config().layers - 1 do
+            local one = session:sample(layer)
+            sum.layers = sum.layers + 1
+            for _, name in ipairs { "bytes", "packed", "unsplit" } do sum[name] = sum[name] + one[name] end
+            if one.key_error then
+                sum.keys8, sum.keys4 = sum.keys8 + one.key_error.bits8, sum.keys4 + one.key_error.bits4
+                sum.values8, sum.values4 = sum.values8 + one.value_error.bits8, sum.values4 + one.value_error.bits4
+            end
+        end
+    end, function()
+        bar:done()
+        session:close()
+    end)
+    for _, name in ipairs { "keys8", "keys4", "values8", "values4" } do sum[name] = sum[name] / sum.layers end
+    return sum
+end
+
+local packing = columns.new {
+    { "page", -8, function(row) return row.format end },
+    { "bytes", 9, function(row) return ("%.0f"):format(row.bytes) end },
+    { "zstd alone", 10, function(row) return ("%.3f"):format(row.alone) end },
+    { "bytes split", 11, function(row) return ("%.3f"):format(row.split) end },
+    { "that adds", 9, function(row) return ("%+.1f %%"):format((row.split / row.alone - 1) * 100) end },
+}
+
+local errors = columns.new {
+    { "error of keys", -14, function(row) return row.name end },
+    { "8 bits", 8, function(row) return ("%.3f %%"):format(row.keys8 * 100) end },
+    { "4 bits", 8, function(row) return ("%.3f %%"):format(row.keys4 * 100) end },
+}
+
+local Measured = {}
+Measured.__index = Measured
+
+function Measured:__tostring()
+    local lines = { ("%s, %d tokens, the newest full page of each layer"):format(self.model, self.tokens), "",
+        errors:heading() }
+    for _, row in ipairs(self.errors) do lines[#lines + 1] = errors:line(row) end
+    local plain = self.errors[2]
+    lines[#lines + 1] = ("error of values: %.3f %% with 8 bits, %.3f %% with 4 (values are not rotated)"):format(
+        plain.values8 * 100, plain.values4 * 100)
+    lines[#lines + 1] = "root mean square, as a share of the numbers, mean of the layers"
+    lines[#lines + 1] = ""
+    lines[#lines + 1] = packing:heading()
+    for _, row in ipairs(self.packing) do lines[#lines + 1] = packing:line(row) end
+    lines[#lines + 1] = "how many times smaller a page becomes"
+    return table.concat(lines, "\n")
+end
+
+local function measure(args, model)
+    local ids = read_ids(args, model)
+    local turned = sample_layers(model, ids, { bits = 16, rotate = true })
+    local straight = sample_layers(model, ids, { bits = 16, rotate = false })
+    turned.name, straight.name = "rotated", "not rotated"
+    local result = { model = model.name, tokens = #ids, errors = { straight, turned }, packing = {} }
+    for i, bits in ipairs { 16, 8, 4 } do
+        local sum = bits == 16 and turned or sample_layers(model, ids, { bits = bits, hot_tokens = 0 })
+        result.packing[i] = { format = bits == 16 and "plain" or bits .. " bits", bytes = sum.bytes / sum.layers,
+            alone = sum.bytes / sum.unsplit, split = sum.bytes / sum.packed }
+    end
+    return setmetatable(result, Measured)
+end
+
+-- ---- a full cache
+
+local STEP = 2048 -- tokens between two looks at the progress
+
+local Filled = {}
+Filled.__index = Filled
+
+function Filled:__tostring()
+    return ("%s\n\n%d random tokens filled in after %.1f s, then %d decoded: %.0f ms each\n"
+        .. "keys and values have %s from the system, at most %s since the beginning"):format(tostring(self.levels),
+        self.tokens, self.fill_seconds, self.decoded, self.token_ms, amount(self.reserved),
+        amount(self.reserved_peak))
+end
+
+function Filled:json()
+    local plain = {}
+    for name, value in pairs(self) do plain[name] = value end
+    plain.levels = self.levels:data()
+    return plain
+end
+
+local function fill(args, model)
+    local session, began = model:session { prefixes = false }, moonloom.now()
+    local bar = progress.start { label = "filling in random tokens", total = args.fill_random, unit = "tokens" }
+    local result = { tokens = args.fill_random, decoded = args.decode }
+    interrupt.finally(function()
+        while session.position < args.fill_random do
+            session:fill_random(math.min(STEP, args.fill_random - session.position))
+            bar:update(session.position)
+        end
+        bar:done()
+        local filled = moonloom.now()
+        for _ = 1, args.decode do session:step(1) end
+        result.fill_seconds, result.token_ms = (filled - began) / 1000, (moonloom.now() - filled) / args.decode
+        result.levels = session:levels()
+        local pool = session:stats().kv
+        result.reserved, result.reserved_peak, result.used = pool.reserved, pool.reserved_peak, pool.used
+    end, function()
+        bar:done()
+        session:close()
+    end)
+    return setmetatable(result, Filled)
+end
+
+function M.run(args)
+    local model = moonloom.current(args.model)
+    if args.fill_random then return fill(args, model) end
+    if args.measure then return measure(args, model) end
+    return memory_table(model)
+end
+
+return M
