@@ -81,18 +81,22 @@ typedef struct quads {
     __m512i v[QUADS];
 } quads;
 
+/* 16 bytes at each of four addresses. */
+static ALWAYS_INLINE __m512i lanes_load(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const void *)a));
+    v = _mm512_mask_broadcast_i32x4(v, 0x00f0, _mm_loadu_si128((const void *)b));
+    v = _mm512_mask_broadcast_i32x4(v, 0x0f00, _mm_loadu_si128((const void *)c));
+    return _mm512_mask_broadcast_i32x4(v, 0xf000, _mm_loadu_si128((const void *)d));
+}
+
 /* 16 bytes at `at` in each of 16 rows. */
 static ALWAYS_INLINE quads quads_load(const uint8_t *at, int64_t stride) {
     const uint8_t *const lane[4] = {at, at + 4 * stride, at + 8 * stride, at + 12 * stride};
     quads q;
 #pragma GCC unroll 4
     for (int g = 0; g < QUADS; g++) {
-        const __m128i *const p[4] = {(const void *)(lane[0] + g * stride), (const void *)(lane[1] + g * stride),
-                                     (const void *)(lane[2] + g * stride), (const void *)(lane[3] + g * stride)};
-        __m512i v = _mm512_castsi128_si512(_mm_loadu_si128(p[0]));
-        v = _mm512_mask_broadcast_i32x4(v, 0x00f0, _mm_loadu_si128(p[1]));
-        v = _mm512_mask_broadcast_i32x4(v, 0x0f00, _mm_loadu_si128(p[2]));
-        q.v[g] = _mm512_mask_broadcast_i32x4(v, 0xf000, _mm_loadu_si128(p[3]));
+        const int64_t row = g * stride;
+        q.v[g] = lanes_load(lane[0] + row, lane[1] + row, lane[2] + row, lane[3] + row);
     }
     return q;
 }
@@ -105,10 +109,14 @@ static ALWAYS_INLINE quads quads_transpose(quads q) {
                     _mm512_unpackhi_epi64(b, d)}};
 }
 
+/* The first 32 bits of every lane. */
+static ALWAYS_INLINE __m512i first_elements(quads q) {
+    return _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(q.v[0], q.v[1]), _mm512_unpacklo_epi32(q.v[2], q.v[3]));
+}
+
 /* The first 32 bits of 16 rows. */
 static ALWAYS_INLINE __m512i first_words(const uint8_t *at, int64_t stride) {
-    const quads q = quads_load(at, stride);
-    return _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(q.v[0], q.v[1]), _mm512_unpacklo_epi32(q.v[2], q.v[3]));
+    return first_elements(quads_load(at, stride));
 }
 
 /* Half of 2^(code - 127) of 16 rows at `at`, from the codes as exponents of floats; 0 and 255 are special and looked
@@ -356,15 +364,14 @@ static ALWAYS_INLINE quads lanes_transpose(quads q) {
                     _mm512_shuffle_i32x4(b, d, 0x88), _mm512_shuffle_i32x4(b, d, 0xdd)}};
 }
 
-/* Four blocks of four rows: lane j of vector g is block j of row g; of the codes that are the exponents it is element
- * g. */
+/* Four blocks of four rows: lane j of vector g is block j of row g, as raised bytes. Returns what the scales are made
+ * of: element g of lane j for that block. */
 static VBMI ALWAYS_INLINE __m512i four_blocks(const uint8_t *at, int64_t stride, quads *first, quads *second) {
-    const __m512i low = _mm512_set1_epi8(15), table = raised_values();
-    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 17, 17, 17, 17, 34, 34, 34, 34, 0, 0, 0, 0);
-    const __m512i spread = _mm512_shuffle_epi8(lanes, _mm512_setzero_si512()); /* the number of its lane everywhere */
-    const __m512i within = _mm512_broadcast_i32x4(_mm_setr_epi8(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16));
-    const __m512i codes_at = _mm512_add_epi8(spread, within);
-    const __m512i exponents_at = _mm512_mask_mov_epi32(spread, 0xf000, _mm512_set1_epi8(51));
+    const __m512i table = raised_values();
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 17, 17, 17, 17, 34, 34, 34, 34, 51, 51, 51, 51);
+    const __m512i exponents_at = _mm512_shuffle_epi8(lanes, _mm512_setzero_si512()); /* in every byte */
+    const __m512i codes_at = _mm512_add_epi8(
+        exponents_at, _mm512_broadcast_i32x4(_mm_setr_epi8(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)));
     __m512i exponents = _mm512_setzero_si512();
 #pragma GCC unroll 4
     for (int g = 0; g < QUADS; g++) {
@@ -375,8 +382,8 @@ static VBMI ALWAYS_INLINE __m512i four_blocks(const uint8_t *at, int64_t stride,
                                                           _mm_loadu_si128((const void *)(row + 52)));
         const __mmask64 place = 0x0008000800080008ull << 4 * g;
         exponents = _mm512_mask_permutexvar_epi8(exponents, place, exponents_at, bytes);
-        first->v[g] = _mm512_shuffle_epi8(table, _mm512_and_si512(codes, low));
-        second->v[g] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes, 4), low));
+        first->v[g] = _mm512_permutexvar_epi8(codes, table); /* looks at six bits; the table repeats after four */
+        second->v[g] = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table);
     }
     return _mm512_srli_epi32(exponents, 1);
 }
@@ -385,28 +392,27 @@ static VBMI ALWAYS_INLINE __m512i four_blocks(const uint8_t *at, int64_t stride,
  * of requests would hold up the loads behind it (on Zen 5 a third of the speed). */
 static VBMI ALWAYS_INLINE void dot_fours(const int count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
                                          const uint8_t *columns, __m512 sum[]) {
-    enum { BYTES = sizeof(ml_block_mxfp4) };
     const int64_t step = ml_whole_bytes(k);
     const uint8_t *ahead = w + W * stride;
-    for (int64_t b = 0; b < end; b += 4, ahead += 4 * W * BYTES) {
-        quads exponents, dots[FEW];
-        for (int64_t o = 0; o < 0 * W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
+    for (int64_t b = 0; b < end; b += 4) {
+        quads scale, dots[FEW];
 #pragma GCC unroll 4
         for (int q = 0; q < QUADS; q++) {
             quads first, second;
-            for (int64_t o = q * W * BYTES; o < (q + 1) * W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
-            exponents.v[q] = four_blocks(w + 4 * q * stride + b * BYTES, stride, &first, &second);
+            for (int64_t o = 0; o < W * mxfp4.bytes; o += 64) __builtin_prefetch(ahead + o, 0, 3);
+            ahead += W * mxfp4.bytes;
+            scale.v[q] = four_blocks(w + 4 * q * stride + b * mxfp4.bytes, stride, &first, &second);
 #pragma GCC unroll 4
             for (int c = 0; c < count; c++) {
                 const __m512i *x = (const void *)(columns + c * step + bytes_at(k) + b * 2 * BLOCK);
                 dots[c].v[q] = sum_lanes(dot_quads(&first, &second, x[0], x[1], x[2], x[3]));
             }
         }
-        exponents = lanes_transpose(exponents);
+        scale = lanes_transpose(scale);
         for (int c = 0; c < count; c++) dots[c] = lanes_transpose(dots[c]);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            const __m512 scales = half_powers(exponents.v[j], w + (b + j) * BYTES, stride);
+            const __m512 scales = half_powers(scale.v[j], w + (b + j) * mxfp4.bytes, stride);
 #pragma GCC unroll 4
             for (int c = 0; c < count; c++) {
                 sum[c] = add_block(sum[c], dots[c].v[j], mxfp4.raise, scales, columns + c * step, k, b + j);
