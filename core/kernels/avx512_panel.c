@@ -41,8 +41,10 @@ static inline vi i_pair(const int16_t *p) {
     memcpy(&pair, p, sizeof pair);
     return _mm512_set1_epi32(pair);
 }
+/* In assembly, because GCC 12 copies the sums of a loop of _mm512_dpwssd_epi32() to other registers and back. */
 static inline vi i_dot(vi a, vi w, vi x) {
-    return _mm512_dpwssd_epi32(a, w, x);
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(a) : "v"(w), "v"(x));
+    return a;
 }
 static inline vf f_add_scaled(vf f, vi a, vf s) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), s, f);
@@ -253,7 +255,7 @@ static void unpack(int dtype, const uint8_t *w, int64_t stride, int64_t rows, in
  * vpdpbusd multiplies unsigned by signed bytes, so a product with int16 takes two: x = 256 h + l, both signed, and
  * sum(w x) = 256 sum((w + raise) h) + sum((w + raise) l) - raise sum(x). sum(x) comes with the column. */
 
-enum { FEW = 4, FEW_AT_MOST = 8 };
+enum { FEW = 4 }; /* with more, unpacking a tile pays (measured on Zen 5) */
 
 /* The bytes of a column, at a cache line behind its scales: for every four blocks the high bytes of their first halves,
  * those of the second, then the low ones likewise, 64 of each. Behind them the sums. */
@@ -459,21 +461,18 @@ static ALWAYS_INLINE void dot_count(const format f, const int count, const uint8
 
 static ALWAYS_INLINE void dot_columns(const format f, const uint8_t *w, int64_t stride, int64_t rows, int64_t k,
                                       const void *columns, int64_t count, float *y, int64_t ldy) {
-    for (int64_t c = 0; c < count; c += FEW) {
-        const uint8_t *column = (const uint8_t *)columns + c * ml_whole_bytes(k);
-        switch (count - c) {
-        case 1:
-            dot_count(f, 1, w, stride, rows, k, column, y + c * ldy, ldy);
-            break;
-        case 2:
-            dot_count(f, 2, w, stride, rows, k, column, y + c * ldy, ldy);
-            break;
-        case 3:
-            dot_count(f, 3, w, stride, rows, k, column, y + c * ldy, ldy);
-            break;
-        default:
-            dot_count(f, FEW, w, stride, rows, k, column, y + c * ldy, ldy);
-        }
+    switch (count) {
+    case 1:
+        dot_count(f, 1, w, stride, rows, k, columns, y, ldy);
+        break;
+    case 2:
+        dot_count(f, 2, w, stride, rows, k, columns, y, ldy);
+        break;
+    case 3:
+        dot_count(f, 3, w, stride, rows, k, columns, y, ldy);
+        break;
+    default:
+        dot_count(f, FEW, w, stride, rows, k, columns, y, ldy);
     }
 }
 
@@ -486,7 +485,7 @@ static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, 
 
 static void multiply_any(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
                          int64_t count, float *y, int64_t ldy, void *scratch) {
-    if (count > FEW_AT_MOST) {
+    if (count > FEW) {
         whole_multiply(dtype, w, stride, rows, k, columns, count, y, ldy, scratch);
     } else if (dtype == ML_MXFP4) {
         dot_columns(mxfp4, w, stride, rows, k, columns, count, y, ldy);
