@@ -139,8 +139,10 @@ static void multiply_tile(const int16_t *tile, const float *tile_scales, int64_t
                           int64_t k, const void *columns, int64_t count, float *y, int64_t ldy, float *edge) {
     const int64_t step = ml_whole_bytes(k);
     const int whole = rows == TILE;
-    for (int64_t c = 0; c < count; c += COLUMNS) {
-        const int64_t some = count - c < COLUMNS ? count - c : COLUMNS;
+    int64_t turns =
+        (count + COLUMNS - 1) / COLUMNS; /* of about the same size: one or two columns take nearly as long */
+    for (int64_t c = 0, some; c < count; c += some, turns--) {
+        some = (count - c) / turns;
         const uint8_t *column = (const uint8_t *)columns + c * step;
         if (!whole && from > 0) copy_edge(y + c * ldy, ldy, edge, TILE, some, rows);
         micro_some(some, tile, tile_scales, n / BLOCK, column_values(column) + from, step / 2,
