@@ -1,8 +1,10 @@
---- Completion: names, fields, methods, parameters of recipes, commands of the prompt, file paths inside strings.
+--- Completion: names, fields, methods, parameters of recipes, commands of the prompt, policies and file paths inside
+--- strings.
 local commands = require "repl.commands"
 local environment = require "repl.environment"
 local lexer = require "repl.lexer"
 local native = require "repl.native"
+local recipes = require "repl.recipes"
 
 local M = {}
 
@@ -25,6 +27,13 @@ local function paths(typed, start)
         if name ~= "" or entry:sub(1, 1) ~= "." then found[#found + 1] = folder .. entry end
     end
     return start, starting_with(folder .. name, found)
+end
+
+-- Names of policies, where a string that begins after `lead` is one: kv = "..., :policy "..., ml.kv "...
+local function policies(lead, typed, start)
+    if not (lead:find("%f[%w_]kv%s*[=(]?%s*$") or lead:find("[:.]policy%s*%(?%s*$")) then return nil end
+    local names = starting_with(typed, recipes.policies())
+    if #names > 0 then return start, names end
 end
 
 -- Parameters of the recipe whose table is open at the end of `text`, if a key may stand here.
@@ -86,6 +95,8 @@ function M.candidates(text, before)
     if context.kind == "comment" then return nil end
     if context.kind == "string" then
         local typed = whole:sub(context.start)
+        local start, names = policies(whole:sub(1, context.start - 2), typed, #text - #typed + 1)
+        if names then return start, names end
         return paths(typed, #text - #typed + 1)
     end
     return code(text, context)

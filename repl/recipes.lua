@@ -1,7 +1,7 @@
 --- Recipes as the prompt sees them: a file with an error is no obstacle to the others.
 local recipe = require "moonloom.recipe"
 
-local M = { names = recipe.names, describe = recipe.describe }
+local M = { names = recipe.names, policies = recipe.policies, describe = recipe.describe }
 
 --- The recipe `name` as a callable value, or nil; raises if its file cannot be loaded.
 M.find = recipe.find
