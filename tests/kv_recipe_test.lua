@@ -5,6 +5,8 @@ local kv = require("moonloom.recipe").get("kv")
 local run = require "helpers.command"
 
 describe("kv", function()
+    setup(function() moonloom.use(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf") end)
+
     it("tells what a token costs in each format, and why", function()
         local found = kv {}
         local config = moonloom.current():config()
