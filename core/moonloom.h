@@ -116,6 +116,18 @@ int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);
  * int16 pairs under avx2 and avx512, bytes under neon where it has SDOT, else f32) in registers for about
  * `milliseconds`. Operations per second of the best pass; a multiplication and an addition are two. */
 int ml_machine_multiply_peak(double milliseconds, double *operations_per_second);
+/* Optimisations, each with a switch, to measure what it is worth (moonloom bench --ablate). All are on. Name of switch
+ * i = 0, 1, ... and what it means, in a line; NULL after the last. */
+const char *ml_tuning_name(int i);
+const char *ml_tuning_meaning(int i);
+/* 1 if the switch of that name is on, 0 if off; ML_E_ARGUMENT for an unknown name. */
+int ml_tuning_get(const char *name);
+/* Switches it off (on = 0) or on. To be called between passes. Results stay within what instruction sets may differ by
+ * (2e-3 a logit of tiny-gpt-oss, keys and values in f32), but for what a matrix unit rounds to bf16: "whole" and, of
+ * other dtypes, "columns" change f32 sums, "whole" the rounding of activations; "matrix", and "flash" on a matrix unit,
+ * what is bf16; the others change no bit. "huge" is about memory that is asked for from then on. ML_E_ARGUMENT for an
+ * unknown name. */
+int ml_tuning_set(const char *name, int on);
 
 /* ---- dtypes ----------------------------------------------------------------------------------- */
 

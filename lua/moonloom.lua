@@ -106,6 +106,15 @@ function M.precision(name)
     return ffi.string(C.ml_precision_name())
 end
 
+--- moonloom.tuning(name, false) switches an optimisation off, to see what it is worth, and true on again;
+--- moonloom.tuning(name) tells; moonloom.tuning() shows all. See lua/moonloom/tuning.lua.
+function M.tuning(name, on)
+    local tuning = require "moonloom.tuning"
+    if name == nil then return tuning.list() end
+    if on ~= nil then tuning.set(name, on) end
+    return tuning.on(name)
+end
+
 --- Name of the CPU, as it tells it itself.
 function M.cpu()
     return ffi.string(C.ml_cpu_name())

@@ -2,6 +2,7 @@
 --
 -- A row of the table is a case: `tokens` random tokens for each of `batch` sequences that hold `depth` tokens already,
 -- in passes of `rows` tokens of each. A sample times all its passes; then the sequences are rewound to the depth.
+local ablation = require "moonloom.ablation"
 local columns = require "moonloom.columns"
 local interrupt = require "moonloom.interrupt"
 local moonloom = require "moonloom"
@@ -9,6 +10,7 @@ local peers = require "moonloom.peer"
 local progress = require "moonloom.progress"
 local random = require "moonloom.random"
 local statistics = require "moonloom.statistics"
+local tuning = require "moonloom.tuning"
 local yardsticks = require "moonloom.yardsticks"
 
 local M = {
@@ -22,6 +24,8 @@ local M = {
         { name = "verify", type = "list", default = {}, doc = "rows of one sequence in a pass, and what that costs" },
         { name = "reps", type = "integer", default = 5, min = 1, max = 1000, doc = "samples of each row" },
         { name = "scaling", type = "boolean", default = false, doc = "every row with 1, 2, 4 ... threads" },
+        { name = "ablate", type = "list", default = {}, bare = { "all" }, doc = "every row with optimisations "
+            .. "switched off one after the other: these, or all" },
         { name = "peer", type = "path", doc = "what llama-bench -o json wrote, to compare with" },
     },
 }
@@ -99,12 +103,20 @@ local function random_ids(model, count, stream)
     return ids
 end
 
+-- What the passes of a case need: forks of a session that holds the depth, their next tokens, a batch.
+local function new_stage(case, base)
+    local stage = { sessions = {}, ids = {}, batch = base.model:batch(case.rows * case.batch) }
+    for s = 1, case.batch do
+        stage.sessions[s], stage.ids[s] = base:fork(), random_ids(base.model, case.tokens, s)
+    end
+    return stage
+end
+
 -- One pass: the next tokens of each sequence, from the one at `first` on. Returns what it read and multiplied.
-local function pass(case, batch, sessions, ids, first)
-    local last = math.min(first + case.rows - 1, case.tokens)
-    batch:clear()
-    for s, session in ipairs(sessions) do
-        for i = first, last do batch:add(session, ids[s][i], not case.last_logits or i == case.tokens) end
+local function pass(case, stage, first)
+    local last, batch = math.min(first + case.rows - 1, case.tokens), stage.batch:clear()
+    for s, session in ipairs(stage.sessions) do
+        for i = first, last do batch:add(session, stage.ids[s][i], not case.last_logits or i == case.tokens) end
     end
     return batch:forward():work()
 end
@@ -114,49 +126,57 @@ local function rewind(sessions, depth)
 end
 
 -- All passes once: { seconds, weight_bytes, cache_bytes, operations }.
-local function sample(case, batch, sessions, ids, each)
+local function sample(case, stage, each)
     local sum, began = { weight_bytes = 0, cache_bytes = 0, operations = 0 }, moonloom.now()
     for first = 1, case.tokens, case.rows do
-        local work = pass(case, batch, sessions, ids, first)
+        local work = pass(case, stage, first)
         for name in pairs(sum) do sum[name] = sum[name] + work[name] end
-        if case.verify then rewind(sessions, case.depth) end
+        if case.verify then rewind(stage.sessions, case.depth) end
         each()
     end
     sum.seconds = (moonloom.now() - began) / 1000
-    rewind(sessions, case.depth)
+    rewind(stage.sessions, case.depth)
     return sum
 end
 
---- Takes the samples of a case into the list `samples`; `base` is a session that holds the depth. Each sample has the
---- yardsticks before and after it.
-function M.measure(case, base, reps, sticks, samples)
+--- Takes the samples of a case for each of the variants (see moonloom.ablation), in turns; their base sessions hold
+--- the depth. Each sample has the yardsticks before and after it.
+function M.measure(case, variants, reps, sticks)
     moonloom.threads(case.threads)
-    local sessions, ids = {}, {}
-    for s = 1, case.batch do
-        sessions[s], ids[s] = base:fork(), random_ids(base.model, case.tokens, s)
-    end
-    local batch = base.model:batch(case.rows * case.batch)
-    local bar = progress.start { label = case.test, total = reps * math.ceil(case.tokens / case.rows) }
-    local passes = 0
+    local passes = math.ceil(case.tokens / case.rows)
+    local bar = progress.start { label = case.test, total = reps * #variants * passes }
+    local stages, done = {}, 0
     local function each()
-        passes = passes + 1
-        bar:update(passes)
+        done = done + 1
+        bar:update(done)
     end
     interrupt.finally(function()
         bar:update(0)
         sticks:now() -- first, because it sweeps the processor's caches
-        pass(case, batch, sessions, ids, 1) -- warms up: pages of the KV cache, the weights in memory
-        rewind(sessions, case.depth)
+        for _, variant in ipairs(variants) do
+            local base = variant.base
+            if not stages[base] then
+                tuning.without(variant.off, function()
+                    stages[base] = new_stage(case, base)
+                    pass(case, stages[base], 1) -- warms up: pages of the KV cache, the weights in memory
+                    rewind(stages[base].sessions, case.depth)
+                end)
+            end
+        end
         for i = 1, reps do
-            local before = sticks:now()
-            local taken = sample(case, batch, sessions, ids, each)
-            taken.before, taken.after = before, before
-            samples[i] = taken
-            taken.after = sticks:now()
+            for _, variant in ipairs(variants) do
+                local before, stage = sticks:now(), stages[variant.base]
+                local taken = tuning.without(variant.off, function() return sample(case, stage, each) end)
+                taken.before, taken.after = before, before
+                variant.samples[i] = taken
+                taken.after = sticks:now()
+            end
         end
     end, function()
         bar:done()
-        for _, session in ipairs(sessions) do session:close() end
+        for _, stage in pairs(stages) do
+            for _, session in ipairs(stage.sessions) do session:close() end
+        end
     end)
 end
 
@@ -172,10 +192,11 @@ end
 
 -- ---- rows
 
-local function row_of(case, samples, peer)
-    local row = { test = case.test, depth = case.depth, batch = case.batch, threads = case.threads, samples = {} }
+local function row_of(case, variant, peer)
+    local row = { test = case.test, depth = case.depth, batch = case.batch, threads = case.threads, off = variant.off,
+        samples = {} }
     local lists = { bandwidth_share = {}, peak_share = {}, weight_bytes = {}, cache_bytes = {}, operations = {} }
-    for i, s in ipairs(samples) do
+    for i, s in ipairs(variant.samples) do
         local bandwidth, peak = yardsticks.best(s.before, s.after)
         row.samples[i] = case.tokens * case.batch / s.seconds
         lists.bandwidth_share[i] = (s.weight_bytes + s.cache_bytes) / s.seconds / bandwidth
@@ -185,7 +206,7 @@ local function row_of(case, samples, peer)
     for name, list in pairs(lists) do row[name] = statistics.median(list) end
     row.mean, row.sd = statistics.mean(row.samples), statistics.sd(row.samples)
     row.median = statistics.median(row.samples)
-    local theirs = peer and peer:find(case)
+    local theirs = peer and not variant.off and peer:find(case)
     if theirs then row.peer_mean, row.peer_ratio = theirs.mean, row.mean / theirs.mean end
     return row
 end
@@ -195,6 +216,17 @@ local function add_cost(row, case, singles)
     local key = ("%d %d"):format(case.depth, case.threads)
     if case.verify == 1 then singles[key] = row.median end
     row.cost = case.verify * singles[key] / row.median
+end
+
+-- The rows of a case that has been measured, as far as there are samples: with everything on, then without each switch.
+local function rows_of(case, variants, peer, singles)
+    local rows = {}
+    for _, variant in ipairs(variants) do
+        if #variant.samples > 0 then rows[#rows + 1] = row_of(case, variant, peer) end
+    end
+    if rows[1] and case.verify then add_cost(rows[1], case, singles) end
+    for i = 2, #rows do rows[i].loss = ablation.loss(rows[1].samples, rows[i].samples) end
+    return rows
 end
 
 -- ---- the result
@@ -216,6 +248,10 @@ local function columns_of(args)
         { "peak", 8, function(row) return percent(row.peak_share) end },
     }
     if args.scaling then table.insert(list, 4, { "threads", 7, function(row) return row.threads end }) end
+    if #args.ablate > 0 then
+        table.insert(list, 4, { "off", -8, function(row) return row.off or "-" end })
+        list[#list + 1] = { "loss", 7, function(row) return row.loss and percent(row.loss) end }
+    end
     if #args.verify > 0 then
         list[#list + 1] = { "cost", 7, function(row) return row.cost and ("%.2f x"):format(row.cost) end }
     end
@@ -238,6 +274,9 @@ function Result:header()
             machine.multiply_peak / 1e9)
     end
     if self.peer then lines[#lines + 1] = "peer     " .. tostring(self.peer) end
+    for _, variant in ipairs(self.variants) do
+        if variant.off then lines[#lines + 1] = ("%-8s %s"):format(variant.off, variant.meaning) end
+    end
     return table.concat(lines, "\n") .. "\n\n" .. self.columns:heading()
 end
 
@@ -255,7 +294,7 @@ function Result:json()
     return { machine = self.machine, model = self.model, rows = self.rows, interrupted = self.interrupted }
 end
 
-local function new_result(args, model)
+local function new_result(args, model, variants)
     local parameters = 0
     for _, tensor in ipairs(model.weights:tensors()) do
         local elements = 1
@@ -268,12 +307,12 @@ local function new_result(args, model)
             name = model.name, architecture = model:config().architecture, parameters = parameters,
             bytes = model.weights:bytes(), bytes_per_token = model:bytes_per_token(),
         },
-        rows = {}, columns = columns_of(args), interrupted = false,
+        rows = {}, variants = variants, columns = columns_of(args), interrupted = false,
     }, Result)
 end
 
 -- Measures case after case into the result, telling each row.
-local function measure_all(result, cases, base, reps, say)
+local function measure_all(result, cases, reps, say)
     local sticks, singles = yardsticks.new(), {}
     local function look() -- the yardsticks of the whole run: the median
         result.machine.read_bandwidth, result.machine.multiply_peak = sticks:median(result.machine.threads)
@@ -282,23 +321,26 @@ local function measure_all(result, cases, base, reps, say)
     look()
     say(result:header())
     for _, case in ipairs(cases) do
-        if case.depth > base.position then deepen(base, case.depth) end
-        local samples = {}
-        interrupt.finally(function() M.measure(case, base, reps, sticks, samples) end, function()
+        for _, variant in ipairs(result.variants) do
+            variant.samples = {}
+            if case.depth > variant.base.position then
+                tuning.without(variant.off, function() deepen(variant.base, case.depth) end)
+            end
+        end
+        interrupt.finally(function() M.measure(case, result.variants, reps, sticks) end, function()
             look()
-            if #samples == 0 then return end
-            local row = row_of(case, samples, result.peer)
-            if case.verify then add_cost(row, case, singles) end
-            result.rows[#result.rows + 1] = row
-            say(result.columns:line(row))
+            for _, row in ipairs(rows_of(case, result.variants, result.peer, singles)) do
+                result.rows[#result.rows + 1] = row
+                say(result.columns:line(row))
+            end
         end)
     end
 end
 
 function M.run(args, door)
-    local cases, began = M.cases(args), moonloom.now()
+    local cases, variants, began = M.cases(args), ablation.variants(args.ablate), moonloom.now()
     local model = moonloom.current(args.model)
-    local result = new_result(args, model)
+    local result = new_result(args, model, variants)
     if args.peer then
         result.peer = peers.open(args.peer)
         result.peer:check(cases)
@@ -309,12 +351,12 @@ function M.run(args, door)
         io.stdout:write(line, "\n")
         io.stdout:flush()
     end
-    local base = model:session { prefixes = false }
     interrupt.finally(function()
+        ablation.open(variants, model)
         -- Ctrl-C ends it with what is there.
-        result.interrupted = not interrupt.catch(measure_all, result, cases, base, args.reps, say)
+        result.interrupted = not interrupt.catch(measure_all, result, cases, args.reps, say)
     end, function()
-        base:close()
+        ablation.close(variants)
         moonloom.threads(result.machine.threads) -- as it was before --scaling
     end)
     result.seconds = (moonloom.now() - began) / 1000

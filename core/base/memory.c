@@ -1,6 +1,7 @@
 #include "base/memory.h"
 
 #include "base/error.h"
+#include "base/tuning.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -72,7 +73,8 @@ void ml_memory_huge(void *area, size_t bytes) {
     const uintptr_t page = 4096;
     uintptr_t begin = ((uintptr_t)area + page - 1) & ~(page - 1);
     uintptr_t end = ((uintptr_t)area + bytes) & ~(page - 1);
-    if (end > begin && bytes >= HUGE_PAGE) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+    const int advice = ml_tuned(ML_TUNING_HUGE) ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
+    if (end > begin && bytes >= HUGE_PAGE) madvise((void *)begin, end - begin, advice);
 #else
     (void)area;
     (void)bytes;

@@ -4,8 +4,10 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/numa.h"
+#include "base/tuning.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@ typedef struct ml_region {
     void *arg;
     int64_t count, grain;
     int shares; /* the items are split into this many equal shares, one for each thread that is awake */
+    int steal;  /* threads that are done with their share help the others */
 } ml_region;
 
 typedef struct ml_share {
@@ -61,6 +64,10 @@ static inline void relax(void) {
 #endif
 }
 
+static int spin_rounds(void) {
+    return ml_tuned(ML_TUNING_SPIN) ? SPIN_ROUNDS : 0;
+}
+
 /* The share that a thread begins with: always the same, but where some threads sleep, the next that nobody has. */
 static int first_share(int thread, int shares) {
     if (shares == pool.running + 1) return thread;
@@ -75,7 +82,7 @@ static void take_runs(int thread) {
     inside_region = 1;
     current_thread = thread;
     const int first = first_share(thread, region.shares);
-    for (int i = 0; i < region.shares; i++) {
+    for (int i = 0; i < (region.steal ? region.shares : 1); i++) {
         const int share = (first + i) % region.shares;
         const int64_t last = runs * (share + 1) / region.shares;
         for (;;) {
@@ -90,7 +97,7 @@ static void take_runs(int thread) {
 
 /* Waits until the generation differs from `seen`: spins for a while, then sleeps until it gets a ticket. */
 static unsigned wait_generation(unsigned seen) {
-    for (int i = 0; i < SPIN_ROUNDS; i++) {
+    for (int i = spin_rounds(); i > 0; i--) {
         unsigned now = atomic_load_explicit(&pool.generation, memory_order_acquire);
         if (now != seen) return now;
         relax();
@@ -185,11 +192,25 @@ static void start_workers(void) {
     }
 }
 
+/* Where threads do not help each other: waits until those whose shares they are have taken all runs. */
+static void wait_taken(int64_t runs) {
+    for (int i = 0; i < pool.region.shares; i++) {
+        const int64_t last = runs * (i + 1) / pool.region.shares;
+        for (int round = 0; atomic_load(&pool.shares[i].next) < last; round++) {
+            if (round < spin_rounds()) {
+                relax();
+            } else {
+                sched_yield();
+            }
+        }
+    }
+}
+
 /* Lets no further worker in and waits for those inside. One that has not even woken up is not waited for: the others
  * did its share. One that lost its processor to another process is waited for asleep, so that it can have this one. */
 static void close_region(void) {
     atomic_store(&pool.open, 0);
-    for (int i = 0; i < SPIN_ROUNDS; i++) {
+    for (int i = spin_rounds(); i > 0; i--) {
         if (atomic_load(&pool.inside) == 0) return;
         relax();
     }
@@ -211,7 +232,7 @@ void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg) {
     if (pool.running + 1 < pool.wanted || !pool.wanted) start_workers();
     const int workers = pool.running < pool.most_awake ? pool.running : pool.most_awake;
     const int shares = count > grain ? workers + 1 : 1;
-    pool.region = (ml_region){task, arg, count, grain, shares};
+    pool.region = (ml_region){task, arg, count, grain, shares, ml_tuned(ML_TUNING_STEAL)};
     const int64_t runs = (count + grain - 1) / grain;
     for (int i = 0; i < shares; i++) atomic_store(&pool.shares[i].next, runs * i / shares);
     if (shares > 1) {
@@ -220,6 +241,7 @@ void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg) {
         announce(pool.most_awake);
     }
     take_runs(0);
+    if (!pool.region.steal) wait_taken(runs);
     if (shares > 1) close_region();
     pthread_mutex_unlock(&pool.region_lock);
 }

@@ -2,8 +2,10 @@
 
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/tuning.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +13,9 @@
 static struct {
     const char *name;
     void (*fill)(ml_kernels *table);
-    int hidden;   /* for tests: "auto" passes over it */
-    int promised; /* by the CPU and the system; only then is `table` filled and used */
+    int hidden;            /* for tests: "auto" passes over it */
+    int promised;          /* by the CPU and the system; only then is `table` filled and used */
+    char in_floats[2][24]; /* names of its numbers without products in whole numbers; [1]: under precision "exact" */
     ml_kernels table;
 } sets[] = {
     {.name = "scalar", .fill = ml_kernels_scalar},
@@ -31,7 +34,7 @@ static struct {
 };
 enum { SETS = sizeof sets / sizeof sets[0] };
 
-static const ml_kernels *current = &sets[0].table;
+static const ml_kernels *current = &sets[0].table, *without_matrix = &sets[0].table;
 static char refused[64]; /* what MOONLOOM_ISA asked for in vain; empty if nothing */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -42,7 +45,8 @@ static int choose(const char *name) {
         int named = strcmp(name, sets[i].name) == 0;
         known |= named;
         if (!sets[i].promised || !(named || (automatic && !sets[i].hidden))) continue;
-        current = &sets[i].table;
+        current = without_matrix = &sets[i].table;
+        while (without_matrix->tile_multiply || !sets[i].promised) without_matrix = &sets[--i].table;
         return ML_OK;
     }
     if (known) {
@@ -63,6 +67,8 @@ static void start(void) {
         if (strcmp(sets[i].name, "neon") == 0) sets[i].promised = ml_cpu_get()->neon;
 #endif
         if (sets[i].promised) sets[i].fill(&sets[i].table);
+        snprintf(sets[i].in_floats[0], sizeof sets[i].in_floats[0], "%s-f32", sets[i].name);
+        snprintf(sets[i].in_floats[1], sizeof sets[i].in_floats[1], "%s-exact-f32", sets[i].name);
     }
     const char *wish = getenv("MOONLOOM_ISA");
     if (!wish || !*wish) wish = "auto";
@@ -71,7 +77,7 @@ static void start(void) {
 
 const ml_kernels *ml_kernels_get(void) {
     pthread_once(&once, start);
-    return current;
+    return ml_tuned(ML_TUNING_MATRIX) ? current : without_matrix;
 }
 
 int ml_kernels_ready(void) {
@@ -83,7 +89,8 @@ int ml_kernels_ready(void) {
 }
 
 const char *ml_isa_name(void) {
-    return ml_kernels_get()->isa;
+    pthread_once(&once, start);
+    return current->isa;
 }
 
 int ml_isa_set(const char *name) {
@@ -103,7 +110,11 @@ int ml_kernels_exact(void) {
 
 const char *ml_kernels_numbers(void) {
     const ml_kernels *kernels = ml_kernels_get();
-    return exact && kernels->tile_multiply ? "amx-exact" : kernels->isa;
+    const int tiles_exact = exact && kernels->tile_multiply;
+    for (int i = 0; i < SETS && kernels->whole_quantize && !ml_tuned(ML_TUNING_WHOLE); i++) {
+        if (kernels == &sets[i].table) return sets[i].in_floats[tiles_exact];
+    }
+    return tiles_exact ? "amx-exact" : kernels->isa;
 }
 
 const char *ml_precision_name(void) {

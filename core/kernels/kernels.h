@@ -19,9 +19,9 @@ enum {
     ML_WHOLE_SCRATCH = ML_WHOLE_CHUNK * (32 * 2 + 32 * 4 / ML_WHOLE_BLOCK) + 4096
 };
 
-/* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then room for the values as bytes,
- * four blocks together, and their sum a block (avx512 fills it; neon holds bytes only). A multiple of 64, and columns
- * do not follow at multiples of 4 KiB, where they would crowd the same sets of the L1 cache. */
+/* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then room for the values as
+ * bytes, four blocks together, and their sum a block (avx512 fills it; neon holds bytes only). A multiple of 64, and
+ * columns do not follow at multiples of 4 KiB, where they would crowd the same sets of the L1 cache. */
 static inline int64_t ml_whole_bytes(int64_t k) {
     const int64_t blocks = k / ML_WHOLE_BLOCK, fours = (blocks + 3) / 4;
     const int64_t values = (k * 2 + blocks * 4 + 63) / 64 * 64, bytes = fours * 8 * ML_WHOLE_BLOCK;
@@ -160,12 +160,12 @@ typedef struct ml_kernels {
     double (*multiply_rounds)(int64_t rounds);
 } ml_kernels;
 
-/* The table in use. Never NULL. */
+/* The table in use: without the matrix unit where that is switched off (ml_tuning_set). Never NULL. */
 const ml_kernels *ml_kernels_get(void);
 /* 1 under precision "exact" (ml_precision_set). */
 int ml_kernels_exact(void);
-/* The same pointer as long as instruction set and precision give the same numbers: the name of the set, or "amx-exact".
- */
+/* The same pointer as long as instruction set, precision and ml_tuning_set give the same numbers: the name of the set,
+ * or "amx-exact"; and with "-f32" where products in whole numbers are switched off. */
 const char *ml_kernels_numbers(void);
 /* ML_E_UNSUPPORTED, with the sentence, if MOONLOOM_ISA asks for what this CPU or build has not: the first call that
  * can fail and will compute (ml_model_create, tensor products) asks here, so that nothing runs on another set than the

@@ -1,6 +1,7 @@
 #include "kernels/linear.h"
 
 #include "base/threads.h"
+#include "base/tuning.h"
 #include "kernels/dense.h"
 #include "kernels/kernels.h"
 
@@ -24,6 +25,11 @@ static int tiled(int64_t columns) {
     return columns >= ML_TILE_COLUMNS && ml_kernels_get()->tile_multiply;
 }
 
+/* Others in whole numbers, where the dtype has them. */
+static int in_whole_numbers(int64_t columns) {
+    return !tiled(columns) && ml_tuned(ML_TUNING_WHOLE);
+}
+
 static void prepare_run(void *arg, int64_t begin, int64_t end, int thread) {
     (void)thread;
     const prepare_task *t = arg;
@@ -33,9 +39,10 @@ static void prepare_run(void *arg, int64_t begin, int64_t end, int thread) {
         const float *x = t->in->x + c * t->in->ld;
         uint8_t *column = t->in->whole + c * ml_whole_bytes(t->k);
         while (part && part[1] <= c) part++;
-        if (tiled(part ? part[1] - part[0] : t->in->columns)) {
+        const int64_t together = part ? part[1] - part[0] : t->in->columns;
+        if (tiled(together)) {
             kernels->tile_prepare(x, t->k, ml_kernels_exact(), column);
-        } else {
+        } else if (in_whole_numbers(together)) {
             kernels->whole_quantize(x, t->k, column);
         }
     }
@@ -43,7 +50,9 @@ static void prepare_run(void *arg, int64_t begin, int64_t end, int thread) {
 
 void ml_input_prepare(ml_input *in, int64_t k, const int32_t *parts, uint8_t *whole) {
     in->whole = NULL;
-    if (k % ML_WHOLE_BLOCK != 0 || !ml_kernels_get()->whole_quantize) return;
+    const ml_kernels *kernels = ml_kernels_get();
+    if (k % ML_WHOLE_BLOCK != 0 || !kernels->whole_quantize) return;
+    if (!kernels->tile_multiply && !ml_tuned(ML_TUNING_WHOLE)) return;
     in->whole = whole;
     prepare_task task = {in, k, parts};
     ml_parallel(in->columns, 4, prepare_run, &task);
@@ -68,8 +77,9 @@ static void dense_rows(const ml_matrix *w, int64_t begin, int64_t end, const ml_
 
 /* Rows in their stored blocks, for few columns. */
 static void dot_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy) {
-    for (int64_t c = 0; c < in->columns; c += ML_DOT_COLUMNS) {
-        const int64_t some = in->columns - c < ML_DOT_COLUMNS ? in->columns - c : ML_DOT_COLUMNS;
+    const int64_t most = ml_tuned(ML_TUNING_COLUMNS) ? ML_DOT_COLUMNS : 1;
+    for (int64_t c = 0; c < in->columns; c += most) {
+        const int64_t some = in->columns - c < most ? in->columns - c : most;
         ml_kernels_get()->dot_rows[w->dtype](w->data + begin * w->stride, w->stride, end - begin, w->cols,
                                              in->x + c * in->ld, in->ld, some, y + c * ldy + begin, ldy);
     }
@@ -80,11 +90,14 @@ static void whole_columns(const ml_matrix *w, int64_t begin, int64_t end, const 
                           void *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
     const uint8_t *rows = w->data + begin * w->stride;
-    if (in->columns > 1) {
+    if (in->columns > 1 && ml_tuned(ML_TUNING_COLUMNS)) {
         kernels->whole_multiply(w->dtype, rows, w->stride, end - begin, w->cols, in->whole, in->columns, y + begin, ldy,
                                 scratch);
-    } else {
-        kernels->whole_dot[w->dtype](rows, w->stride, end - begin, w->cols, in->whole, y + begin);
+        return;
+    }
+    for (int64_t c = 0; c < in->columns; c++) {
+        kernels->whole_dot[w->dtype](rows, w->stride, end - begin, w->cols, in->whole + c * ml_whole_bytes(w->cols),
+                                     y + c * ldy + begin);
     }
 }
 
@@ -103,14 +116,15 @@ void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float 
                     int64_t ldy, float *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
     const int tiles = on_matrix_unit(w, in);
+    const int dots = in->columns <= kernels->few_columns || !ml_tuned(ML_TUNING_COLUMNS);
     const int64_t step = tiles ? ML_TILE_ROWS : ML_LINEAR_PANEL;
     for (int64_t r = begin; r < end; r += step) {
         const int64_t last = r + step < end ? r + step : end;
         if (tiles) {
             tile_columns(w, r, last, in, y, ldy, scratch);
-        } else if (in->whole && !tiled(in->columns) && kernels->whole_dot[w->dtype]) {
+        } else if (in->whole && in_whole_numbers(in->columns) && kernels->whole_dot[w->dtype]) {
             whole_columns(w, r, last, in, y, ldy, scratch);
-        } else if (in->columns <= kernels->few_columns || ml_dtype_block(w->dtype) == 1) {
+        } else if (dots || ml_dtype_block(w->dtype) == 1) {
             dot_columns(w, r, last, in, y, ldy);
         } else {
             dense_rows(w, r, last, in, y, ldy, scratch);
@@ -155,6 +169,10 @@ static int64_t grain_of(const ml_matrix *w, const ml_input *in) {
 }
 
 void ml_linear(const ml_product *products, int64_t count, const ml_input *in) {
+    if (count > 1 && !ml_tuned(ML_TUNING_FUSED)) {
+        for (int64_t i = 0; i < count; i++) ml_linear(products + i, 1, in);
+        return;
+    }
     linear_task task = {.products = products, .in = in};
     int64_t runs = 0;
     for (int64_t i = 0; i < count; i++) {

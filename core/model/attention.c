@@ -1,6 +1,7 @@
 /* The attention block of a layer: norm, q k v, RoPE, append to the cache, attention with sinks and window, output. */
 #include "base/error.h"
 #include "base/threads.h"
+#include "base/tuning.h"
 #include "kernels/kernels.h"
 #include "model/batch.h"
 
@@ -11,6 +12,7 @@ typedef struct attention_work {
     const ml_cache *cache;
     ml_batch *batch;
     int32_t layer;
+    ml_config shape;             /* the model's; with as many KV heads as heads where each of these attends by itself */
     int64_t tiles, items, parts; /* tiles of the batch; their chunks; partial results of rows in these */
 } attention_work;
 
@@ -31,29 +33,29 @@ static void append_rows(void *arg, int64_t begin, int64_t end, int thread) {
 }
 
 /* Queries of a row that share a KV head, scaled, to `out`. */
-static void scale_queries(const ml_batch *b, int64_t row, int64_t head, float *out) {
-    const ml_config *c = &b->model->config;
+static void scale_queries(const attention_work *work, int64_t row, int64_t head, float *out) {
+    const ml_config *c = &work->shape;
     const int64_t n = (int64_t)(c->heads / c->kv_heads) * c->head_dim;
     const float scale = 1.0f / sqrtf((float)c->head_dim);
-    const float *from = b->q + (row * c->kv_heads + head) * n;
+    const float *from = work->batch->q + (row * c->kv_heads + head) * n;
     for (int64_t i = 0; i < n; i++) out[i] = from[i] * scale;
 }
 
 /* The queries of a row and KV head in whole numbers, {kv_heads, capacity, group}: those of neighbouring rows follow. */
-static uint8_t *whole_queries(const ml_batch *b, int64_t row, int64_t head) {
-    const ml_config *c = &b->model->config;
+static uint8_t *whole_queries(const attention_work *work, int64_t row, int64_t head) {
+    const ml_batch *b = work->batch;
+    const ml_config *c = &work->shape;
     return b->queries + (head * b->capacity + row) * (c->heads / c->kv_heads) * ml_query_bytes(c->head_dim);
 }
 
 /* Makes them, for quantised pages. Items are (row, head). */
 static void quantize_queries(void *arg, int64_t begin, int64_t end, int thread) {
     const attention_work *work = arg;
-    const ml_batch *b = work->batch;
-    const ml_config *c = &b->model->config;
+    const ml_config *c = &work->shape;
     float *q = ml_scratch(thread);
     for (int64_t i = begin; i < end; i++) {
-        uint8_t *out = whole_queries(b, i / c->kv_heads, i % c->kv_heads);
-        scale_queries(b, i / c->kv_heads, i % c->kv_heads, q);
+        uint8_t *out = whole_queries(work, i / c->kv_heads, i % c->kv_heads);
+        scale_queries(work, i / c->kv_heads, i % c->kv_heads, q);
         for (int64_t h = 0; h < c->heads / c->kv_heads; h++) {
             if (work->cache->rotated) ml_rotate(q + h * c->head_dim, c->head_dim);
             ml_query_quantize(q + h * c->head_dim, c->head_dim, out + h * ml_query_bytes(c->head_dim));
@@ -115,7 +117,8 @@ size_t ml_attention_scratch(const ml_config *c) {
     return (size_t)(area_floats(c) + query_floats(c) + states + ranges) * sizeof(float);
 }
 
-static attend_scratch scratch_of(const ml_config *c, int thread) {
+static attend_scratch scratch_of(const attention_work *work, int thread) {
+    const ml_config *c = &work->batch->model->config;
     attend_scratch s = {.area = ml_scratch(thread)};
     s.q = s.area + area_floats(c);
     s.state = s.q + query_floats(c);
@@ -167,7 +170,7 @@ static void finish_query(const float *acc, int64_t n, float top, float sum, cons
 
 static void finish_tile(const attention_work *work, const ml_tile *tile, int32_t head, attend_state total) {
     const ml_batch *b = work->batch;
-    const ml_config *c = &b->model->config;
+    const ml_config *c = &work->shape;
     const float *sinks = b->model->layers[work->layer].sinks;
     const int64_t n = c->head_dim, group = group_of(c);
     for (int64_t i = 0; i < total.queries; i++) {
@@ -179,9 +182,9 @@ static void finish_tile(const attention_work *work, const ml_tile *tile, int32_t
 
 /* The queries of a tile that share a KV head, scaled. */
 static void gather_queries(const attention_work *work, const ml_tile *tile, int32_t head, float *q) {
-    const ml_config *c = &work->batch->model->config;
+    const ml_config *c = &work->shape;
     for (int64_t r = 0; r < tile->rows; r++) {
-        scale_queries(work->batch, tile->row + r, head, q + r * group_of(c) * c->head_dim);
+        scale_queries(work, tile->row + r, head, q + r * group_of(c) * c->head_dim);
     }
 }
 
@@ -195,13 +198,18 @@ static int64_t first_seen(const attention_work *work, int64_t position) {
     return window > 0 && position >= window ? position + 1 - window : 0;
 }
 
-/* 1 if a row of the batch sees a quantised page. */
+/* First token from which on a row at `position` reads pages: those before it are masked. */
+static int64_t first_read(const attention_work *work, int64_t position) {
+    return ml_tuned(ML_TUNING_WINDOW) ? first_seen(work, position) : 0;
+}
+
+/* 1 if a row of the batch reads a quantised page. */
 static int reads_warm(const attention_work *work) {
     const ml_cache *cache = work->cache;
     for (int64_t r = 0; cache->warm_pages > 0 && r < work->batch->active_rows; r++) {
         const ml_row *row = &work->batch->row[r];
         const ml_sequence *sequence = &cache->sequences[row->sequence];
-        const int64_t first = first_seen(work, row->position);
+        const int64_t first = first_read(work, row->position);
         for (int64_t t = first - first % ML_PAGE_TOKENS; t <= row->position; t += ML_PAGE_TOKENS) {
             if (!ml_cache_page(cache, sequence, work->layer, t)->format->plain) return 1;
         }
@@ -214,19 +222,21 @@ static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_
                          const attend_scratch *s, attend_state state) {
     const ml_cache *cache = work->cache;
     const ml_kernels *kernels = ml_kernels_get();
-    const ml_config *c = &work->batch->model->config;
+    const ml_config *c = &work->shape;
     const ml_row *row = &work->batch->row[tile->row];
     const ml_sequence *sequence = &cache->sequences[row->sequence];
-    const int64_t first = first_seen(work, row->position), end = row->position + tile->rows;
+    const int32_t kv_head = head * work->batch->model->config.kv_heads / c->kv_heads;
+    const int64_t first = first_read(work, row->position), end = row->position + tile->rows;
     const int64_t last = (chunk + 1) * CHUNK < end ? (chunk + 1) * CHUNK : end;
     ml_attend page = {.rows = tile->rows, .group = group_of(c), .head_dim = c->head_dim, .q = s->q};
     page.from = s->from;
     page.to = s->to;
-    page.whole = whole_queries(work->batch, tile->row, head);
+    page.whole = whole_queries(work, tile->row, head);
     page.area = s->area;
     page.top = state.top;
     page.sum = state.sum;
     page.acc = state.acc;
+    const int prefetch = ml_tuned(ML_TUNING_PREFETCH);
     int64_t t = chunk * CHUNK;
     if (first > t) t = first - first % ML_PAGE_TOKENS;
     for (; t < last; t += ML_PAGE_TOKENS) {
@@ -234,11 +244,11 @@ static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_
             s->from[r] = (int32_t)clamp(first_seen(work, row->position + r) - t, ML_PAGE_TOKENS);
             s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
         }
-        const int64_t next = t + ML_PAGE_TOKENS < end ? t + ML_PAGE_TOKENS : t;
-        ml_cache_read(cache, sequence, work->layer, next, head, &page);
+        const int64_t next = prefetch && t + ML_PAGE_TOKENS < end ? t + ML_PAGE_TOKENS : t;
+        ml_cache_read(cache, sequence, work->layer, next, kv_head, &page);
         page.next_keys = page.keys;
         page.next_values = page.values;
-        ml_cache_read(cache, sequence, work->layer, t, head, &page);
+        ml_cache_read(cache, sequence, work->layer, t, kv_head, &page);
         if (page.key_bits == 16 && page.value_bits == 16) {
             kernels->attend(&page);
         } else {
@@ -250,8 +260,8 @@ static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_
 /* Items are (head, tile), the tiles that see most first. */
 static void attend_tiles(void *arg, int64_t begin, int64_t end, int thread) {
     const attention_work *work = arg;
-    const ml_config *c = &work->batch->model->config;
-    const attend_scratch s = scratch_of(c, thread);
+    const ml_config *c = &work->shape;
+    const attend_scratch s = scratch_of(work, thread);
     for (int64_t i = begin; i < end; i++) {
         const ml_tile *tile = &work->batch->tiles[work->tiles - 1 - i % work->tiles];
         const int32_t head = (int32_t)(i / work->tiles);
@@ -269,14 +279,14 @@ static void attend_tiles(void *arg, int64_t begin, int64_t end, int thread) {
 /* Where the partial result of a tile's chunk lies; they come by head, tile and chunk. */
 static float *part_at(const attention_work *work, const ml_tile *tile, int32_t head, int64_t chunk) {
     const int64_t part = head * work->parts + tile->part + (chunk - tile->chunk) * tile->rows;
-    return work->batch->parts + state_floats(&work->batch->model->config, part);
+    return work->batch->parts + state_floats(&work->shape, part);
 }
 
 /* Items are (head, tile, chunk). */
 static void attend_shared(void *arg, int64_t begin, int64_t end, int thread) {
     const attention_work *work = arg;
-    const ml_config *c = &work->batch->model->config;
-    const attend_scratch s = scratch_of(c, thread);
+    const ml_config *c = &work->shape;
+    const attend_scratch s = scratch_of(work, thread);
     for (int64_t i = begin; i < end; i++) {
         const int32_t head = (int32_t)(i / work->items);
         const ml_tile *tile = &work->batch->tiles[work->tiles - 1];
@@ -290,8 +300,8 @@ static void attend_shared(void *arg, int64_t begin, int64_t end, int thread) {
 /* Items are (head, tile). */
 static void merge_shared(void *arg, int64_t begin, int64_t end, int thread) {
     const attention_work *work = arg;
-    const ml_config *c = &work->batch->model->config;
-    const attend_scratch s = scratch_of(c, thread);
+    const ml_config *c = &work->shape;
+    const attend_scratch s = scratch_of(work, thread);
     for (int64_t i = begin; i < end; i++) {
         const ml_tile *tile = &work->batch->tiles[i % work->tiles];
         const int32_t head = (int32_t)(i / work->tiles);
@@ -306,7 +316,7 @@ static void merge_shared(void *arg, int64_t begin, int64_t end, int thread) {
 /* Cuts the rows of the batch into tiles. */
 static void make_tiles(attention_work *work) {
     ml_batch *b = work->batch;
-    const int64_t most = tile_rows(&b->model->config);
+    const int64_t most = ml_tuned(ML_TUNING_FLASH) ? tile_rows(&b->model->config) : 1;
     work->tiles = work->items = work->parts = 0;
     for (int64_t r = 0; r < b->active_rows;) {
         const ml_row *row = &b->row[r];
@@ -315,7 +325,7 @@ static void make_tiles(attention_work *work) {
                row[rows].position == row->position + rows) {
             rows++;
         }
-        const int64_t chunk = first_seen(work, row->position) / CHUNK;
+        const int64_t chunk = first_read(work, row->position) / CHUNK;
         const int64_t chunks = (row->position + rows - 1) / CHUNK + 1 - chunk;
         b->tiles[work->tiles++] =
             (ml_tile){(int32_t)r, (int32_t)rows, (int32_t)chunk, (int32_t)chunks, work->items, work->parts};
@@ -326,10 +336,11 @@ static void make_tiles(attention_work *work) {
 }
 
 static void attend_batch(attention_work *work) {
-    const int64_t heads = work->batch->model->config.kv_heads;
+    const int64_t heads = work->shape.kv_heads;
     make_tiles(work);
     const int64_t pairs = work->tiles * heads;
-    if (pairs < SHARE_BELOW && work->items > work->tiles && work->parts <= PART_ROWS) {
+    const int few = work->tiles * work->batch->model->config.kv_heads < SHARE_BELOW;
+    if (ml_tuned(ML_TUNING_SHARE) && few && work->items > work->tiles && work->parts <= PART_ROWS) {
         ml_parallel(work->items * heads, 1, attend_shared, work);
         ml_parallel(pairs, 1, merge_shared, work);
     } else {
@@ -399,7 +410,8 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     const ml_layer *w = &b->model->layers[layer];
     const int64_t rows = b->active_rows, d = c->width;
     const int64_t queries = (int64_t)c->heads * c->head_dim, keys = (int64_t)c->kv_heads * c->head_dim;
-    attention_work work = {.cache = cache, .batch = b, .layer = layer};
+    attention_work work = {.cache = cache, .batch = b, .layer = layer, .shape = *c};
+    if (!ml_tuned(ML_TUNING_GROUPED)) work.shape.kv_heads = c->heads;
     ml_batch_norm(b, w->attn_norm);
     ml_input normed = {.x = b->normed, .ld = d, .columns = rows};
     ml_input_prepare(&normed, d, NULL, b->whole);
@@ -408,7 +420,7 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
                               {&w->attn_v, w->v_bias, b->v, keys}};
     ml_linear(qkv, 3, &normed);
     ml_parallel(rows, rows > 64 ? 32 : 4, append_rows, &work); /* neighbours share the cache lines of keys */
-    if (reads_warm(&work)) ml_parallel(rows * c->kv_heads, 4, quantize_queries, &work);
+    if (reads_warm(&work)) ml_parallel(rows * work.shape.kv_heads, 4, quantize_queries, &work);
     attend_batch(&work);
     ml_input attended = {.x = b->attended, .ld = queries, .columns = rows};
     ml_input_prepare(&attended, queries, NULL, b->whole);

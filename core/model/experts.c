@@ -1,6 +1,7 @@
 /* The feed-forward block: router and experts of gpt-oss, or llama's dense block as the only expert. */
 #include "base/error.h"
 #include "base/threads.h"
+#include "base/tuning.h"
 #include "kernels/kernels.h"
 #include "model/batch.h"
 
@@ -64,11 +65,16 @@ static int64_t sort_dense(ml_batch *b) {
  * a fifth faster on Zen 5). */
 enum { ITEM_ROWS = 3 * ML_LINEAR_PANEL };
 
+/* What a region does of gate, up and the activation. */
+enum { GATE = 1, UP = 2, ACTIVATE = 4 };
+
 typedef struct expert_work {
     ml_batch *batch;
     const ml_layer *layer;
     ml_input input; /* of every slot */
     int64_t items;  /* of one expert */
+    int64_t first;  /* item of the region */
+    int parts;      /* of gate and up: GATE | UP | ACTIVATE, or some of these */
 } expert_work;
 
 /* What one item covers: rows [begin, end) of an expert's matrices, against the slots that chose it. */
@@ -97,22 +103,26 @@ static const float *bias_of(const float *first, int32_t expert, int64_t n) {
     return first ? first + expert * n : NULL;
 }
 
-/* gate and up of a panel, then the activation, into `gate`. */
+/* gate and up of a panel, then the activation, into `gate`; or some of that. */
 static void run_gate_up(void *arg, int64_t begin, int64_t end, int thread) {
     const expert_work *work = arg;
     const ml_layer *w = work->layer;
     ml_batch *b = work->batch;
     const int64_t f = b->model->config.ffn_width;
     const ml_kernels *kernels = ml_kernels_get();
-    for (int64_t item = begin; item < end; item++) {
+    for (int64_t item = work->first + begin; item < work->first + end; item++) {
         const expert_panel p = panel_of(work, item, f);
         const ml_matrix gate = matrix_of(&w->gate, w->gate_step, p.expert);
         const ml_matrix up = matrix_of(&w->up, w->up_step, p.expert);
         const ml_input in = ml_input_part(&work->input, gate.cols, p.slot, p.slots);
         float *g = b->gate + p.slot * f, *u = b->up + p.slot * f;
-        ml_linear_rows(&gate, p.begin, p.end, bias_of(w->gate_bias, p.expert, f), &in, g, f, ml_scratch(thread));
-        ml_linear_rows(&up, p.begin, p.end, bias_of(w->up_bias, p.expert, f), &in, u, f, ml_scratch(thread));
-        for (int64_t s = 0; s < p.slots; s++) {
+        if (work->parts & GATE) {
+            ml_linear_rows(&gate, p.begin, p.end, bias_of(w->gate_bias, p.expert, f), &in, g, f, ml_scratch(thread));
+        }
+        if (work->parts & UP) {
+            ml_linear_rows(&up, p.begin, p.end, bias_of(w->up_bias, p.expert, f), &in, u, f, ml_scratch(thread));
+        }
+        for (int64_t s = 0; s < p.slots && work->parts & ACTIVATE; s++) {
             float *row = g + s * f + p.begin;
             const float *up_row = u + s * f + p.begin;
             if (b->model->clamped_swiglu) {
@@ -130,12 +140,30 @@ static void run_down(void *arg, int64_t begin, int64_t end, int thread) {
     const ml_layer *w = work->layer;
     ml_batch *b = work->batch;
     const int64_t d = b->model->config.width, f = b->model->config.ffn_width;
-    for (int64_t item = begin; item < end; item++) {
+    for (int64_t item = work->first + begin; item < work->first + end; item++) {
         const expert_panel p = panel_of(work, item, d);
         const ml_matrix down = matrix_of(&w->down, w->down_step, p.expert);
         const ml_input in = ml_input_part(&work->input, f, p.slot, p.slots);
         ml_linear_rows(&down, p.begin, p.end, bias_of(w->down_bias, p.expert, d), &in, b->slots + p.slot * d, d,
                        ml_scratch(thread));
+    }
+}
+
+/* A task over the items of `busy` experts, in one region. */
+static void run_experts(expert_work *work, int64_t busy, ml_task task) {
+    const int64_t together = ml_tuned(ML_TUNING_EXPERTS) ? busy * work->items : work->items;
+    for (work->first = 0; work->first < busy * work->items; work->first += together) {
+        ml_parallel(together, 1, task, work);
+    }
+}
+
+/* gate, up and the activation in one region, so that a panel of these is still near when it is needed. */
+static void run_all_gate_up(expert_work *work, int64_t busy) {
+    const int together = ml_tuned(ML_TUNING_FUSED) ? GATE | UP | ACTIVATE : 0;
+    for (int part = GATE; part <= ACTIVATE; part *= 2) {
+        work->parts = together ? together : part;
+        run_experts(work, busy, run_gate_up);
+        if (together) return;
     }
 }
 
@@ -207,11 +235,11 @@ int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
     }
     ml_input_prepare(&work.input, d, b->expert_begin, b->whole);
     work.items = (f + ITEM_ROWS - 1) / ITEM_ROWS;
-    ml_parallel(busy * work.items, 1, run_gate_up, &work);
+    run_all_gate_up(&work, busy);
     work.input = (ml_input){.x = b->gate, .ld = f, .columns = slots};
     ml_input_prepare(&work.input, f, b->expert_begin, b->whole);
     work.items = (d + ITEM_ROWS - 1) / ITEM_ROWS;
-    ml_parallel(busy * work.items, 1, run_down, &work);
+    run_experts(&work, busy, run_down);
     ml_parallel(b->active_rows, 4, combine_rows, b);
     count_experts(b, work.layer, busy);
     b->routed_layer = -1;

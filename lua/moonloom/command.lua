@@ -38,7 +38,7 @@ local function row_of(parameter)
     if parameter.type == "boolean" then
         if parameter.default == true then left = "--no-" .. left:sub(3) end
     else
-        left = left .. " " .. value_word(parameter)
+        left = left .. (parameter.bare and " [%s]" or " %s"):format(value_word(parameter))
     end
     return { left, (parameter.doc or "") .. describe_default(parameter) }
 end
@@ -113,6 +113,10 @@ local function take_option(info, given, words, at)
         return at
     end
     local parameter = arguments.parameter(info.name, info.parameters, name, shown)
+    if not value and parameter.bare and (words[at + 1] or "-"):sub(1, 1) == "-" then
+        given[parameter.name] = parameter.bare
+        return at
+    end
     if not value then
         at = at + 1
         value = words[at] or arguments.fail("%s: %s needs a value", info.name, shown)
