@@ -27,9 +27,8 @@ describe("policies by name", function()
         return list
     end
 
-    -- In a layer that sees everything.
     local function quantised(session)
-        return session:levels():data().layers[2].tokens.warm / 64
+        return select(2, session:pages())
     end
 
     local function write(name, text)
@@ -53,14 +52,14 @@ describe("policies by name", function()
         for _, name in ipairs { "fastest", "balanced", "max_context", "tiny_memory" } do
             local session = model:session { kv = name, prefixes = false }
             session:feed(first(1300))
-            local row = session:levels():data().layers[2] -- one that sees everything
-            local bytes = row.hot.bytes + row.warm.bytes
+            local bytes = session:bytes()
             assert.is_true(bytes < before, name)
             assert.equal(name, session:policy().name)
-            before, counts[name] = bytes, row.warm.pages
+            before, counts[name] = bytes, quantised(session)
             session:close()
         end
-        assert.same({ fastest = 0, balanced = 3, max_context = 17, tiny_memory = 20 }, counts)
+        assert.same({ fastest = 0, balanced = 3 * layers, max_context = 17 * layers, tiny_memory = 20 * layers },
+            counts)
     end)
 
     it("can be given later, as true, as bits, and taken back", function()
@@ -69,7 +68,7 @@ describe("policies by name", function()
         session:feed(first(640))
         assert.equal(0, quantised(session))
         assert.equal(16, session:policy("8,4"):policy().value_bits * 4)
-        assert.equal(6, quantised(session))
+        assert.equal(6 * layers, quantised(session))
         session:policy("4")
         assert.same({ name = "4", key_bits = 4, value_bits = 4 }, session:policy())
         session:close()
@@ -100,14 +99,10 @@ describe("policies by name", function()
         session:sync(first(500))
         assert.equal(8, session:policy().bits)
         assert.is_true(quantised(session) > 0)
-        local function bytes_a_token()
-            local row = session:levels():data().layers[2]
-            return (row.hot.bytes + row.warm.bytes) / session.position
-        end
-        local eight = bytes_a_token()
+        local eight = session:bytes() / session.position
         session:sync(first(900))
         assert.equal(4, session:policy().value_bits)
-        assert.is_true(bytes_a_token() < eight)
+        assert.is_true(session:bytes() / session.position < eight)
         session:close()
         local calls = {}
         session = model:session { kv = { bits = 16, at = function(now)
@@ -128,7 +123,7 @@ describe("policies by name", function()
         write("mine.lua", "return { bits = 8, hot_tokens = 64, first_tokens = 64 }")
         recipe.refresh()
         session:step(5)
-        assert.equal(8, quantised(session))
+        assert.equal(8 * layers, quantised(session))
 
         local told, reporter = {}, recipe.reporter
         recipe.reporter = function(problem) told[#told + 1] = problem end
