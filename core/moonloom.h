@@ -476,7 +476,7 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out);
 void ml_cache_free(ml_cache *cache);
 /* The dtype of its keys and values. */
 int ml_cache_dtype(const ml_cache *cache);
-/* Bytes of all pages in use. */
+/* Bytes of memory that all pages take. */
 int64_t ml_cache_bytes(const ml_cache *cache);
 /* Where the cache's memory is: the state of the pool that its pages come from. */
 void ml_cache_memory(const ml_cache *cache, ml_pool_info *out);
@@ -537,8 +537,34 @@ int ml_cache_policy(ml_cache *cache, const ml_policy *policy);
 /* Quantises the full pages that the policy no longer keeps plain, in place for all sequences that share them; on all
  * threads. To be called after ml_forward(), and after a new policy. Pages with infinite or NaN numbers stay plain, and
  * so do all when memory for that runs out. A sequence that goes on in the middle of a quantised page gets a plain copy
- * of it; its old tokens keep their codes when that is quantised again, so nothing is ever quantised twice. */
+ * of it; its old tokens keep their codes when that is quantised again, so nothing is ever quantised twice. Then puts
+ * pages down as the places say; pages that are down already are not quantised any more. ML_E_IO if the spill file
+ * fails: pages stay in memory from then on, until the places are set again. */
 int ml_cache_settle(ml_cache *cache);
+/* Where a page can be. */
+enum {
+    ML_PLACE_MEMORY = 0,
+    ML_PLACE_COLD = 1, /* packed, in memory */
+    ML_PLACE_DISK = 2  /* packed, in the spill file */
+};
+
+/* Where full pages go. Nothing of it changes a number: packing is without loss. Zeros mean: all stays in memory,
+ * without a limit. */
+typedef struct ml_places {
+    int64_t memory;    /* bytes that the cache may have from the system for pages, cold ones included; 0: no limit */
+    int64_t disk;      /* bytes of pages in the spill file; 0: no limit */
+    const char *spill; /* the folder of the spill file, or a path where nothing is yet; NULL: no disk */
+    int window;        /* ML_PLACE_...: of pages of window layers that left the window */
+    int evict; /* when nothing can go down any more: 1 gives up the sequence that was used least recently (its calls but
+                * ml_sequence_free() return ML_E_MEMORY then), 0 fails with ML_E_MEMORY */
+} ml_places;
+
+/* Sets the places of a cache; everything is copied. They may change at any time; ml_cache_settle() applies them from
+ * then on. Above the memory budget, kept prefixes are forgotten first; then full pages go to the disk, or become cold
+ * where there is none: of the sequence used least recently first, and of it the oldest. What attention needs comes back
+ * to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of the budget, unpacked ahead
+ * by a thread. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small for the staging. */
+int ml_cache_places(ml_cache *cache, const ml_places *places);
 /* Pages of the cache that are in use, and how many of them are quantised. */
 void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised);
 /* Bytes of a page of `layer`: plain, or as the policy has full ones. */

@@ -1,12 +1,13 @@
 -- Levels of the cache: where pages lie, and that it makes no difference to what attention sees.
 local ffi = require "ffi"
+local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local C, check = ml.C, ml.check
 
 local PAGE = 64
-local HOT, WARM, DISK = 0, 1, 3
+local HOT, WARM, COLD, DISK = 0, 1, 2, 3
 local TEXT = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. " ..
     "One day, Tom found a big red ball under the old tree, and his mom said it was too late for a swim. "
 
@@ -17,11 +18,12 @@ describe("the levels of a cache", function()
         isa_helper.rows_alone()
         model = moonloom.load(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf")
         layers = model:config().layers
-        ids = model:tokenize(TEXT:rep(60))
+        ids = model:tokenize(TEXT:rep(150))
     end)
 
     teardown(function()
         model:close()
+        folder.remove()
         isa_helper.as_before()
     end)
 
@@ -48,7 +50,7 @@ describe("the levels of a cache", function()
     end
 
     it("are counted by layer, with what happened to the pages", function()
-        local session = model:session { kv = { hot_tokens = 64, bits = { [1] = 8, default = 16 } } }
+        local session = model:session { kv = { hot_tokens = 64, bits = { [1] = 8, default = 16 }, window = "keep" } }
         session:feed(range(1, 300))
         local one, all = levels(session, 1), levels(session)
         assert.equal(3, one[WARM].pages)
@@ -83,5 +85,106 @@ describe("the levels of a cache", function()
         assert.equal(0, sample.plain)
         assert.equal(tonumber(C.ml_cache_page_bytes(handle_of(session), 0, 0)), tonumber(sample.bytes))
         session:close()
+    end)
+
+    local function bytes_of(logits)
+        return bit.tohex(tonumber(bit.band(C.ml_hash(logits:pointer(), #logits * 4, 0), 0xffffffffULL)))
+    end
+
+    local function spill_folder()
+        local path = folder.path("spill")
+        os.execute("mkdir -p " .. path)
+        return path
+    end
+
+    local function entries(path)
+        local pipe = io.popen("ls -A " .. path)
+        local text = pipe:read("*a")
+        pipe:close()
+        return text
+    end
+
+    -- Forks and rewinds `session` and `shadow`, which hold the same, at random positions: the logits must be the same.
+    local function wander(session, shadow, times, length)
+        for _ = 1, times do
+            local at = math.random(0, session.position)
+            local one, other = session:fork(at), shadow:fork(at)
+            local begin = math.random(1, 400)
+            local text = range(begin, begin + math.random(1, length))
+            one:feed(text)
+            other:feed(text)
+            assert.equal(bytes_of(other:logits()), bytes_of(one:logits()))
+            at = math.random(0, one.position - 1)
+            one:rewind(at):feed(range(7, 9))
+            other:rewind(at):feed(range(7, 9))
+            assert.equal(bytes_of(other:logits()), bytes_of(one:logits()))
+            one:close()
+            other:close()
+        end
+    end
+
+    it("hold what left the window, cold or on disk, without loss", function()
+        math.randomseed(11)
+        for _, bits in ipairs { 16, 8, 4 } do
+            local shadow = model:session { kv = { bits = bits, hot_tokens = 128, window = "keep" } }
+            shadow:feed(range(1, 1500), { chunk = 100 })
+            local expected = bytes_of(shadow:logits())
+            for _, window in ipairs { "cold", "disk" } do
+                local kv = { bits = bits, hot_tokens = 128, window = window, spill = spill_folder() }
+                local session = model:session { kv = kv }
+                session:feed(range(1, 1500), { chunk = 100 })
+                local level, below = levels(session), window == "cold" and COLD or DISK
+                assert.equal(math.floor((1500 + 1 - 128) / PAGE) * layers / 2, level[below].pages)
+                assert.equal(level[below].pages, level[below].lowered)
+                assert.equal(level[HOT].bytes + level[WARM].bytes + level[COLD].bytes, (session:bytes()))
+                assert.is_true(level[below].bytes < 1.01 * level[below].whole)
+                assert.equal("", entries(spill_folder()))
+                assert.equal(expected, bytes_of(session:logits()))
+                wander(session, shadow, 6, 150)
+                assert.is_true(levels(session)[below].raised > 0)
+                session:rewind(0)
+                assert.same({ 0, 0 }, { session:pages() })
+                assert.equal(0, (session:bytes()))
+                assert.equal(0, session:stats().kv.used)
+                session:close()
+            end
+            shadow:close()
+        end
+    end)
+
+    it("let a context that is larger than the budget stream, to the bit", function()
+        math.randomseed(5)
+        for _, bits in ipairs { 16, 8 } do
+            local shadow = model:session { kv = { bits = bits, hot_tokens = 128, window = "keep" } }
+            shadow:feed(range(1, 3000), { chunk = 128 })
+            local expected = bytes_of(shadow:logits())
+            for _, memory in ipairs { "1.5M", 2 * 2 ^ 20 } do
+                local session = model:session { kv = { bits = bits, hot_tokens = 128, memory = memory,
+                    spill = spill_folder() } }
+                session:feed(range(1, 3000), { chunk = 128 })
+                assert.equal(expected, bytes_of(session:logits()))
+                wander(session, shadow, 4, 100)
+                local level, kv = levels(session), session:stats().kv
+                assert.is_true(level[DISK].pages > 0 and level[DISK].raised > level[DISK].pages)
+                assert.is_true(kv.reserved_peak <= kv.budget)
+                for i = 1, 3 do
+                    local words = { ids[i], ids[i + 10] }
+                    local one, other = session:fork(2000), shadow:fork(2000)
+                    moonloom.step_all({ session, one }, words)
+                    moonloom.step_all({ shadow, other }, words)
+                    assert.equal(bytes_of(other:logits()), bytes_of(one:logits()))
+                    assert.equal(bytes_of(shadow:logits()), bytes_of(session:logits()))
+                    one:close()
+                    other:close()
+                end
+                session:policy { bits = bits, hot_tokens = 128 } -- all of it may come back
+                session:step(ids[5])
+                shadow:step(ids[5])
+                assert.equal(bytes_of(shadow:logits()), bytes_of(session:logits()))
+                shadow:rewind(3000)
+                session:close()
+            end
+            shadow:close()
+        end
     end)
 end)

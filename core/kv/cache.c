@@ -2,7 +2,9 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "kv/place.h"
 #include "kv/prefix.h"
+#include "kv/stream.h"
 #include "model/model.h"
 #include "tensor/dtype.h"
 
@@ -12,6 +14,7 @@
 
 void ml_cache_changed(ml_cache *cache) {
     static atomic_ullong last;
+    ml_stream_halt(cache);
     cache->epoch = atomic_fetch_add(&last, 1) + 1;
 }
 
@@ -29,6 +32,9 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
     cache->head_dim = model->config.head_dim;
     cache->vector_bytes = (int64_t)cache->head_dim * ml_dtype_bytes(dtype);
     cache->rotated = 1;
+    for (int32_t l = 0; l < cache->layers; l++) {
+        if (model->layers[l].window > cache->window) cache->window = model->layers[l].window;
+    }
     ml_model_retain(model);
     int status = ml_pool_create(0, &cache->pool);
     cache->plain = ml_calloc(1, ml_format_size(cache->kv_heads));
@@ -55,6 +61,7 @@ void ml_cache_free(ml_cache *cache) {
         cache->slabs = slab->next;
         free(slab);
     }
+    ml_place_close(cache);
     ml_pool_free(cache->pool);
     ml_cache_forget_policy(cache);
     free(cache->plain);
@@ -94,7 +101,8 @@ static int add_slab(ml_cache *cache) {
 uint8_t *ml_page_room(ml_cache *cache, int64_t bytes) {
     void *data;
     while (ml_pool_take(cache->pool, bytes, &data) != ML_OK) {
-        if (!ml_prefix_forget(cache)) return NULL;
+        if (ml_place_room(cache)) continue;
+        return ml_pool_take(cache->pool, bytes, &data) == ML_OK ? data : NULL; /* tells again what is wrong */
     }
     return data;
 }
@@ -113,31 +121,36 @@ ml_page *ml_page_take(ml_cache *cache, const ml_format *format, int32_t layer) {
 }
 
 void ml_page_hold(ml_cache *cache, ml_page *page) {
-    if (page->references++ == page->kept) cache->bytes_kept -= page->format->bytes;
+    if (page->references++ == page->kept) cache->bytes_kept -= ml_page_held(page);
 }
 
 void ml_page_release(ml_cache *cache, ml_page *page) {
     if (--page->references > 0) {
-        if (page->references == page->kept) cache->bytes_kept += page->format->bytes;
+        if (page->references == page->kept) cache->bytes_kept += ml_page_held(page);
         return;
     }
     if (page->origin) ml_page_release(cache, page->origin);
-    ml_pool_give(cache->pool, page->data, page->format->bytes);
+    cache->bytes_used -= ml_page_held(page);
+    ml_page_empty(cache, page);
     page->next = cache->free_pages;
     cache->free_pages = page;
     cache->pages_used--;
-    cache->bytes_used -= page->format->bytes;
     if (!page->format->plain) cache->warm_pages--;
 }
 
 void ml_page_replace(ml_cache *cache, ml_page *page, const ml_format *format, uint8_t *data) {
-    const int64_t more = format->bytes - page->format->bytes;
-    cache->bytes_used += more;
-    if (page->references == page->kept) cache->bytes_kept += more;
+    ml_stream_halt(cache);
+    ml_page_forget_copy(page);
+    ml_page_count(cache, page, format->bytes - page->format->bytes);
     cache->warm_pages += page->format->plain - format->plain;
     ml_pool_give(cache->pool, page->data, page->format->bytes);
     page->format = format;
     page->data = data;
+}
+
+void ml_page_count(ml_cache *cache, const ml_page *page, int64_t change) {
+    cache->bytes_used += change;
+    if (page->references == page->kept) cache->bytes_kept += change;
 }
 
 static size_t pages_for(int64_t tokens) {
@@ -156,6 +169,13 @@ static void trim(ml_cache *cache, ml_sequence *sequence, int64_t tokens) {
 ml_sequence *ml_cache_sequence(const ml_cache *cache, int32_t number) {
     if (number < 0 || (size_t)number >= cache->count || !cache->sequences[number].used) {
         ml_error(ML_E_ARGUMENT, "the cache has no sequence %d", number);
+        return NULL;
+    }
+    if (cache->sequences[number].evicted > 0) {
+        ml_error(ML_E_MEMORY,
+                 "sequence %d was given up to make room: its %lld tokens were used least recently, and the cache was "
+                 "full; close it",
+                 number, (long long)cache->sequences[number].evicted);
         return NULL;
     }
     return &cache->sequences[number];
@@ -262,6 +282,9 @@ int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position) {
     s->length = position;
     if (s->sound > position) s->sound = position;
     if (s->settled > position / ML_PAGE_TOKENS) s->settled = position / ML_PAGE_TOKENS;
+    if (s->lowered > position / ML_PAGE_TOKENS) s->lowered = position / ML_PAGE_TOKENS;
+    const int64_t seen = position > cache->window ? (position - cache->window) / ML_PAGE_TOKENS : 0;
+    if (s->windowed > seen) s->windowed = seen; /* what is in the window again will leave it again */
     trim(cache, s, position);
     ml_prefix_settle(cache);
     ml_cache_changed(cache);
@@ -301,6 +324,11 @@ static int open_page(ml_cache *cache, ml_sequence *sequence, size_t slot, int32_
     if (page->references > 1 || !page->format->plain) {
         ml_page *own = ml_page_take(cache, cache->plain, page->layer);
         if (!own) return ML_E_MEMORY;
+        int status = ml_page_raise(cache, page);
+        if (status != ML_OK) {
+            ml_page_release(cache, own);
+            return status;
+        }
         ml_page_convert(page->format, page->data, cache->plain, own->data, NULL, 0);
         own->origin = page->format->plain ? page->origin : page;
         own->frozen = page->format->plain ? page->frozen : keep;
@@ -308,6 +336,9 @@ static int open_page(ml_cache *cache, ml_sequence *sequence, size_t slot, int32_
         ml_page_release(cache, page);
         sequence->pages[slot] = page = own;
     }
+    int status = ml_page_raise(cache, page);
+    if (status != ML_OK) return status;
+    ml_page_forget_copy(page);
     if (page->frozen > keep) page->frozen = keep;
     if (page->origin && page->frozen == 0) {
         ml_page_release(cache, page->origin);
@@ -358,6 +389,10 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
     const size_t layers = (size_t)cache->layers;
     const int64_t begin = sequence->length, end = begin + count;
     ml_cache_changed(cache);
+    ml_stream_halt(cache);
+    sequence->used_at = cache->tick;
+    const size_t fresh_pages = pages_for(end) - pages_for(begin) + 1; /* the last one may have to be copied */
+    ml_place_prepare(cache, (int64_t)(fresh_pages * layers) * cache->plain->bytes);
     int status = grow_sequence(cache, sequence, end);
     for (int64_t token = begin; status == ML_OK && token < end;) {
         const size_t page = (size_t)(token / ML_PAGE_TOKENS);

@@ -12,11 +12,17 @@ typedef struct ml_page {
     int32_t kept;            /* the kept prefixes of them */
     struct ml_page *next;    /* in the free list */
     const ml_format *format; /* owned by the cache */
-    uint8_t *data;           /* format->bytes, 64-byte aligned */
+    uint8_t *data;           /* format->bytes, 64-byte aligned; NULL: they are not in memory */
     struct ml_page *origin;  /* held; a plain page that was decoded from a quantised one: that one, else NULL */
     int32_t frozen;          /* tokens from the first on that still are the origin's */
     int32_t queued;          /* it waits to be quantised (kv/settle.c) */
     int32_t layer;
+    uint8_t *packed;        /* its bytes as the pool has them when it is cold, else NULL */
+    struct ml_spill *spill; /* the file that has them, or NULL; a page may be in memory, too, but not changed then */
+    int64_t record;         /* where in the file */
+    uint64_t record_hash;   /* of these bytes */
+    uint32_t packed_bytes;  /* of `packed` or of the record */
+    int staged;             /* data lies in a staging area: see kv/stream.h */
 } ml_page;
 
 /* Descriptors of pages are made by the slab. */
@@ -32,6 +38,7 @@ typedef struct ml_traffic {
     int64_t hits, lowered, raised;
 } ml_traffic;
 
+typedef struct ml_stream ml_stream;     /* see kv/stream.c */
 typedef struct ml_prefixes ml_prefixes; /* see kv/prefix.c */
 
 typedef struct ml_sequence {
@@ -43,15 +50,20 @@ typedef struct ml_sequence {
     size_t capacity;   /* of `pages`, in pointers */
     int32_t *ids;      /* {length}: the tokens */
     size_t ids_capacity;
-    int64_t settled; /* pages from the first on that the policy has been applied to */
-    int64_t sound;   /* tokens from the first on that whole forward passes of one instruction set computed */
-    const char *isa; /* its name, of that very pointer; NULL while sound is 0 */
+    int64_t settled;  /* pages from the first on that the policy has been applied to */
+    int64_t windowed; /* likewise what the places say of pages that left the window */
+    int64_t lowered;  /* pages from the first on of which none is left to put down */
+    uint64_t used_at; /* cache->tick of its last pass */
+    int64_t evicted;  /* tokens it had when it was given up; 0: it was not */
+    int64_t sound;    /* tokens from the first on that whole forward passes of one instruction set computed */
+    const char *isa;  /* its name, of that very pointer; NULL while sound is 0 */
 } ml_sequence;
 
 struct ml_cache {
     ml_model *model; /* retained */
     int dtype;
     int32_t layers, kv_heads, head_dim;
+    int32_t window;         /* of the layer with the widest; 0: none has one */
     int64_t vector_bytes;   /* one key or value of one head in a plain page */
     ml_format *plain;       /* of pages that are written to */
     ml_format **formats;    /* {format_count}: every quantised format that was asked for */
@@ -67,7 +79,20 @@ struct ml_cache {
     ml_slab *slabs;
     ml_page *free_pages; /* descriptors without data */
     int64_t pages_used;
-    int64_t bytes_used;    /* of these */
+    int64_t bytes_used;     /* of these */
+    ml_places places;       /* spill: NULL */
+    struct ml_spill *spill; /* for pages that go down now, or NULL */
+    int spill_broken;       /* it failed: nothing is written to it any more */
+    int spill_failed;       /* that has not been told yet */
+    char spill_problem[300];
+    struct ml_porter *porters; /* {porter_count} */
+    int porter_count;
+    size_t porter_bytes;
+    ml_stream *stream;     /* or NULL */
+    int64_t absent_pages;  /* that are not in memory */
+    int raised;            /* pages have come back since some were put down for the budget */
+    uint64_t tick;         /* of the last pass */
+    int64_t evictions;     /* sequences that were given up */
     ml_traffic *traffic;   /* {layers, ML_LEVELS} */
     ml_prefixes *prefixes; /* what closed sequences leave behind, or NULL: nothing */
     int64_t bytes_kept;    /* of pages that only prefixes show */
@@ -85,9 +110,11 @@ const ml_format *ml_cache_format(ml_cache *cache, int rotated, const uint8_t *ke
 /* One more holder of a page; one less, and the page is free after the last. */
 void ml_page_hold(ml_cache *cache, ml_page *page);
 void ml_page_release(ml_cache *cache, ml_page *page);
-/* Room for the data of a page of `bytes`, from the pool; kept prefixes go if there is none. NULL without memory. */
+/* Room for the data of a page of `bytes`, from the pool; if there is none, kept prefixes go, pages go down, or a
+ * sequence is given up. Pages that are queued stay. NULL without memory. */
 uint8_t *ml_page_room(ml_cache *cache, int64_t bytes);
-/* Gives a page other data, in another format; all who show it see that. Its old data goes back to the pool. */
+/* Gives a page in memory other data, in another format; all who show it see that. Its old data goes back to the pool,
+ * what was packed is forgotten. */
 void ml_page_replace(ml_cache *cache, ml_page *page, const ml_format *format, uint8_t *data);
 /* Makes the empty sequence show the first `tokens` of the pages {pages, layers} and take their ids. ML_E_MEMORY leaves
  * it empty. */
@@ -97,8 +124,8 @@ int ml_sequence_share(ml_cache *cache, ml_sequence *sequence, ml_page *const *pa
 void ml_sequence_release(ml_cache *cache, ml_sequence *sequence);
 /* Adds the token of a row whose keys and values stand in every layer; `whole` if an ml_forward() computed it. */
 void ml_sequence_append(ml_sequence *sequence, int32_t id, int whole);
-/* Makes room for `count` tokens after the sequence's length: pages that only it shows, zeroed there. ML_E_MEMORY leaves
- * the sequence as it was. */
+/* Makes room for `count` tokens after the sequence's length: pages that only it shows, zeroed there, in memory. A
+ * failure leaves the sequence as it was. */
 int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count);
 /* Writes keys and values, f32 {kv_heads, head_dim}, of the reserved `position` in `layer`, rounded to the cache's
  * dtype. */
@@ -111,6 +138,8 @@ const ml_page *ml_cache_page(const ml_cache *cache, const ml_sequence *sequence,
  * until the sequence's pages change. */
 void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
                    ml_attend *work);
+/* Counts `change` bytes more, or less, that the page takes in memory. */
+void ml_page_count(ml_cache *cache, const ml_page *page, int64_t change);
 /* ML_LEVEL_...: where a page lies. */
 int ml_page_level(const ml_page *page);
 /* What happened to pages of `layer` at that level. */

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 
 int ml_page_level(const ml_page *page) {
-    return page->format->plain ? ML_LEVEL_HOT : ML_LEVEL_WARM;
+    if (page->data && !page->staged) return page->format->plain ? ML_LEVEL_HOT : ML_LEVEL_WARM;
+    return page->packed ? ML_LEVEL_COLD : ML_LEVEL_DISK;
 }
 
 ml_traffic *ml_cache_traffic(const ml_cache *cache, int32_t layer, int level) {
@@ -31,7 +32,7 @@ int ml_cache_levels(const ml_cache *cache, int32_t layer, ml_level *out) {
             if (page->references == 0 || (layer >= 0 && page->layer != layer)) continue;
             ml_level *level = &out[ml_page_level(page)];
             level->pages++;
-            level->bytes += page->format->bytes;
+            level->bytes += page->data ? page->format->bytes : page->packed_bytes;
             level->whole += page->format->bytes;
         }
     }

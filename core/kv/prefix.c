@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "kernels/kernels.h"
+#include "kv/place.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -133,7 +134,7 @@ int ml_prefix_forget(ml_cache *cache) {
     }
     for (int32_t l = 0; l < cache->layers; l++) {
         ml_page *page = node->pages[l];
-        if (page->references == page->kept) cache->bytes_kept -= page->format->bytes;
+        if (page->references == page->kept) cache->bytes_kept -= ml_page_held(page);
         page->kept--;
         ml_page_release(cache, page); /* counts it again if another prefix shows it */
     }

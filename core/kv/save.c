@@ -3,7 +3,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/threads.h"
-#include "kv/packed.h"
+#include "kv/place.h"
 #include "kv/saved.h"
 #include "load/weights.h"
 #include "model/model.h"
@@ -28,7 +28,7 @@ typedef struct saving {
     const ml_page **pages;   /* {count}: of the sequence, and what they were decoded from */
     ml_saved_entry *entries; /* {count} */
     int64_t count, first;    /* all; the first of the group under way */
-    atomic_int status;
+    atomic_int failed;
     ml_saved_header header;
 } saving;
 
@@ -38,12 +38,22 @@ static void pack_pages(void *arg, int64_t begin, int64_t end, int thread) {
         const ml_page *page = s->pages[s->first + i];
         ml_saved_entry *entry = &s->entries[s->first + i];
         uint8_t *out = s->packed + (size_t)i * s->bound;
-        const size_t packed =
-            ml_pack(s->packers[thread], page->data, entry->bytes, ml_format_element(page->format), out);
-        if (packed == 0) atomic_store(&s->status, ML_E_MEMORY);
+        const size_t packed = ml_page_pack(page, s->packers[thread], out);
+        if (packed == 0) atomic_store(&s->failed, 1);
         entry->packed = (uint32_t)packed;
         entry->hash = ml_hash(out, (int64_t)packed, 0);
     }
+}
+
+/* Packs what could not be packed once more, on this thread: for the sentence. */
+static int repeat_failure(saving *s, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const ml_page *page = s->pages[s->first + i];
+        if (s->entries[s->first + i].packed == 0 && ml_page_pack(page, s->packers[0], s->packed) == 0) {
+            return page->data || page->packed ? ML_E_MEMORY : ML_E_IO;
+        }
+    }
+    return ml_error(ML_E_MEMORY, "out of memory: packing the pages of %s", s->file.path);
 }
 
 static int write_pages(saving *s) {
@@ -51,9 +61,7 @@ static int write_pages(saving *s) {
         if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
         const int64_t count = s->count - s->first < GROUP ? s->count - s->first : GROUP;
         ml_parallel(count, 1, pack_pages, s);
-        if (atomic_load(&s->status) != ML_OK) {
-            return ml_error(ML_E_MEMORY, "out of memory: packing the pages of %s", s->file.path);
-        }
+        if (atomic_load(&s->failed)) return repeat_failure(s, count);
         for (int64_t i = 0; i < count; i++) {
             const ml_saved_entry *entry = &s->entries[s->first + i];
             int status = ml_file_write(&s->file, s->packed + (size_t)i * s->bound, entry->packed);

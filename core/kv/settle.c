@@ -2,7 +2,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/threads.h"
-#include "kv/cache.h"
+#include "kv/place.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -146,16 +146,18 @@ static void convert_list(settle_work *work) {
 /* Puts a page on the list. Without memory for it, what is on the list may make some. */
 static void add_page(settle_work *work, ml_page *page, const ml_format *format) {
     if (page->queued || page->format == format || page->format->bytes <= format->bytes) return;
+    if (!page->data || (page->origin && ml_page_raise(work->cache, page->origin) != ML_OK)) return; /* it stays */
+    page->queued = 1; /* making room must not put it down */
     uint8_t *data = ml_page_room(work->cache, format->bytes);
     if (!data && work->count > 0) {
         convert_list(work);
         data = ml_page_room(work->cache, format->bytes);
     }
     if (!data) {
+        page->queued = 0;
         work->full = 1;
         return;
     }
-    page->queued = 1;
     work->list[work->count++] = (demotion){page, format, data, 0};
     if (work->count == ROUND) convert_list(work);
 }
@@ -174,12 +176,11 @@ static void settle_sequence(settle_work *work, ml_sequence *sequence) {
 }
 
 int ml_cache_settle(ml_cache *cache) {
-    if (!cache->goal) return ML_OK;
     settle_work work = {.cache = cache};
-    for (size_t i = 0; i < cache->count && !work.full; i++) {
+    for (size_t i = 0; cache->goal && i < cache->count && !work.full; i++) {
         if (cache->sequences[i].used) settle_sequence(&work, &cache->sequences[i]);
     }
     convert_list(&work);
     if (work.changed) ml_cache_changed(cache);
-    return ML_OK;
+    return ml_place_settle(cache);
 }

@@ -1,15 +1,17 @@
 /* The attention block of a layer: norm, q k v, RoPE, append to the cache, attention with sinks and window, output. */
 #include "base/error.h"
+#include "base/memory.h"
 #include "base/threads.h"
 #include "base/tuning.h"
 #include "kernels/kernels.h"
+#include "kv/stream.h"
 #include "model/batch.h"
 
 #include <math.h>
 #include <string.h>
 
 typedef struct attention_work {
-    const ml_cache *cache;
+    ml_cache *cache;
     ml_batch *batch;
     int32_t layer;
     ml_config shape;             /* the model's; with as many KV heads as heads where each of these attends by itself */
@@ -244,7 +246,8 @@ static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_
             s->from[r] = (int32_t)clamp(first_seen(work, row->position + r) - t, ML_PAGE_TOKENS);
             s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
         }
-        const int64_t next = prefetch && t + ML_PAGE_TOKENS < end ? t + ML_PAGE_TOKENS : t;
+        int64_t next = prefetch && t + ML_PAGE_TOKENS < end ? t + ML_PAGE_TOKENS : t;
+        if (!ml_cache_page(cache, sequence, work->layer, next)->data) next = t; /* the span ends here */
         ml_cache_read(cache, sequence, work->layer, next, kv_head, &page);
         page.next_keys = page.keys;
         page.next_values = page.values;
@@ -337,7 +340,6 @@ static void make_tiles(attention_work *work) {
 
 static void attend_batch(attention_work *work) {
     const int64_t heads = work->shape.kv_heads;
-    make_tiles(work);
     const int64_t pairs = work->tiles * heads;
     const int few = work->tiles * work->batch->model->config.kv_heads < SHARE_BELOW;
     if (ml_tuned(ML_TUNING_SHARE) && few && work->items > work->tiles && work->parts <= PART_ROWS) {
@@ -346,6 +348,148 @@ static void attend_batch(attention_work *work) {
     } else {
         ml_parallel(pairs, 1, attend_tiles, work);
     }
+}
+
+/* ---- streaming: where pages are not in memory, spans of them pass through, unpacked while the span before is read
+ * ----
+ *
+ * The states of the rows wait in batch->totals from span to span; chunks are summed in the same order as ever. */
+
+/* Tiles of one sequence, one after the other, and the chunks that they see. */
+typedef struct attend_group {
+    int64_t tile, tiles, chunk, end;
+} attend_group;
+
+typedef struct attend_span {
+    const attention_work *work;
+    attend_group group;
+    int64_t chunk, end;
+} attend_span;
+
+/* 1 if a tile of the batch sees a page that is not in memory. */
+static int misses_pages(const attention_work *work) {
+    const ml_cache *cache = work->cache;
+    for (int64_t i = 0; cache->absent_pages > 0 && i < work->tiles; i++) {
+        const ml_tile *tile = &work->batch->tiles[i];
+        const ml_row *row = &work->batch->row[tile->row];
+        const int64_t first = first_seen(work, row->position);
+        for (int64_t t = first - first % ML_PAGE_TOKENS; t < row->position + tile->rows; t += ML_PAGE_TOKENS) {
+            if (!ml_cache_page(cache, &cache->sequences[row->sequence], work->layer, t)->data) return 1;
+        }
+    }
+    return 0;
+}
+
+static attend_state total_of(const attention_work *work, const ml_tile *tile, int64_t head) {
+    const ml_config *c = &work->shape;
+    float *area = work->batch->totals + state_floats(c, tile->row) * c->kv_heads + head * state_floats(c, tile->rows);
+    return state_of(c, tile->rows, area);
+}
+
+static int begin_totals(const attention_work *work) {
+    ml_batch *b = work->batch;
+    const ml_config *c = &work->shape;
+    const size_t before = b->totals_capacity;
+    void *block = b->totals;
+    int status =
+        ml_grow(&block, &b->totals_capacity, (size_t)(state_floats(c, b->active_rows) * c->kv_heads), sizeof(float));
+    b->totals = block;
+    ml_memory_note(ML_MEMORY_ACTIVATIONS, (int64_t)((b->totals_capacity - before) * sizeof(float)));
+    for (int64_t i = 0; status == ML_OK && i < work->tiles * c->kv_heads; i++) {
+        const ml_tile *tile = &b->tiles[i / c->kv_heads];
+        state_begin(c, tile->rows, total_of(work, tile, i % c->kv_heads).acc);
+    }
+    return status;
+}
+
+/* Items are (head, tile of the group). */
+static void attend_span_tiles(void *arg, int64_t begin, int64_t end, int thread) {
+    const attend_span *span = arg;
+    const attention_work *work = span->work;
+    const ml_config *c = &work->shape;
+    const attend_scratch s = scratch_of(c, thread);
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[span->group.tile + span->group.tiles - 1 - i % span->group.tiles];
+        const int32_t head = (int32_t)(i / span->group.tiles);
+        gather_queries(work, tile, head, s.q);
+        const int64_t last = tile->chunk + tile->chunks;
+        for (int64_t chunk = tile->chunk > span->chunk ? tile->chunk : span->chunk; chunk < span->end && chunk < last;
+             chunk++) {
+            const attend_state state = state_begin(c, tile->rows, s.state);
+            attend_chunk(work, tile, head, chunk, &s, state);
+            state_merge(total_of(work, tile, head), state, c->head_dim);
+        }
+    }
+}
+
+/* Items are (head, tile). */
+static void finish_tiles(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    const attention_work *work = arg;
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[i % work->tiles];
+        const int32_t head = (int32_t)(i / work->tiles);
+        finish_tile(work, tile, head, total_of(work, tile, head));
+    }
+}
+
+/* The group that begins at a tile; empty after the last. */
+static attend_group group_at(const attention_work *work, int64_t tile) {
+    const ml_batch *b = work->batch;
+    attend_group group = {.tile = tile};
+    for (; tile < work->tiles && b->row[b->tiles[tile].row].sequence == b->row[b->tiles[group.tile].row].sequence;
+         tile++) {
+        const ml_tile *t = &b->tiles[tile];
+        if (group.tiles++ == 0) group.chunk = t->chunk;
+        group.end = t->chunk + t->chunks;
+    }
+    return group;
+}
+
+/* Pages of the chunks from `chunk` on that one span holds. */
+static ml_span pages_of(const attention_work *work, const attend_group *group, int32_t layer, int64_t chunk) {
+    if (group->tiles == 0) return (ml_span){0};
+    const ml_batch *b = work->batch;
+    const ml_tile *last = &b->tiles[group->tile + group->tiles - 1];
+    const int64_t most = (b->row[last->row].position + last->rows - 1) / ML_PAGE_TOKENS + 1,
+                  end = chunk * CHUNK / ML_PAGE_TOKENS + ml_stream_pages(work->cache);
+    /* A chunk may begin before the window: those pages are not read. */
+    const attention_work there = {.cache = work->cache, .batch = work->batch, .layer = layer};
+    const int64_t seen = first_seen(&there, b->row[b->tiles[group->tile].row].position) / ML_PAGE_TOKENS,
+                  first = chunk * CHUNK / ML_PAGE_TOKENS;
+    return (ml_span){layer, b->row[last->row].sequence, first > seen ? first : seen, end < most ? end : most};
+}
+
+/* Where reading begins in the next layer. */
+static ml_span next_layer(const attention_work *work, const attend_group *group) {
+    const attention_work next = {.cache = work->cache, .batch = work->batch, .layer = work->layer + 1};
+    if (next.layer == work->batch->model->config.layers) return (ml_span){0};
+    const int64_t seen = first_seen(&next, work->batch->row[0].position);
+    return pages_of(work, group, next.layer, seen / CHUNK);
+}
+
+static int attend_streamed(attention_work *work) {
+    const int64_t heads = work->shape.kv_heads,
+                  step = ml_stream_pages(work->cache) * ML_PAGE_TOKENS / CHUNK;
+    const attend_group first = group_at(work, 0);
+    int status = begin_totals(work);
+    attend_group group = first, after;
+    for (; status == ML_OK && group.tiles > 0; group = after) {
+        after = group_at(work, group.tile + group.tiles);
+        for (int64_t chunk = group.chunk; status == ML_OK && chunk < group.end; chunk += step) {
+            const ml_span now = pages_of(work, &group, work->layer, chunk);
+            const ml_span next = chunk + step < group.end ? pages_of(work, &group, work->layer, chunk + step)
+                                 : after.tiles > 0        ? pages_of(work, &after, work->layer, after.chunk)
+                                                          : next_layer(work, &first);
+            status = ml_stream_take(work->cache, &now, &next);
+            if (status != ML_OK) break;
+            attend_span span = {work, group, chunk, chunk + step};
+            ml_parallel(group.tiles * heads, 1, attend_span_tiles, &span);
+            ml_stream_done(work->cache);
+        }
+    }
+    if (status == ML_OK) ml_parallel(work->tiles * heads, 1, finish_tiles, work);
+    return status;
 }
 
 static void add_rows(void *arg, int64_t begin, int64_t end, int thread) {
@@ -421,7 +565,13 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     ml_linear(qkv, 3, &normed);
     ml_parallel(rows, rows > 64 ? 32 : 4, append_rows, &work); /* neighbours share the cache lines of keys */
     if (reads_warm(&work)) ml_parallel(rows * work.shape.kv_heads, 4, quantize_queries, &work);
-    attend_batch(&work);
+    make_tiles(&work);
+    if (misses_pages(&work)) {
+        status = attend_streamed(&work);
+        if (status != ML_OK) return status;
+    } else {
+        attend_batch(&work);
+    }
     ml_input attended = {.x = b->attended, .ld = queries, .columns = rows};
     ml_input_prepare(&attended, queries, NULL, b->whole);
     ml_linear(&(ml_product){&w->attn_output, w->output_bias, b->normed, d}, 1, &attended);

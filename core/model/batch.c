@@ -90,10 +90,12 @@ int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out) {
 
 void ml_batch_free(ml_batch *batch) {
     if (!batch || atomic_fetch_sub(&batch->references, 1) != 1) return;
-    ml_memory_note(ML_MEMORY_ACTIVATIONS, -batch->arena_bytes);
+    ml_memory_note(ML_MEMORY_ACTIVATIONS,
+                   -batch->arena_bytes - (int64_t)(batch->totals_capacity * sizeof *batch->totals));
     ml_memory_note(ML_MEMORY_LOGITS, -(int64_t)(batch->logits_capacity * sizeof *batch->logits));
     free(batch->arena);
     free(batch->logits);
+    free(batch->totals);
     ml_model_free(batch->model);
     free(batch);
 }

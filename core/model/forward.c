@@ -29,6 +29,8 @@ static int check_rows(ml_cache *cache, const ml_batch *b) {
 
 /* Room in the cache for the pending tokens of every sequence of the batch. */
 static int reserve_rows(ml_cache *cache, const ml_batch *b) {
+    cache->tick++;
+    for (int64_t r = 0; r < b->rows; r++) cache->sequences[b->row[r].sequence].used_at = cache->tick;
     for (int64_t r = 0; r < b->rows; r++) {
         ml_sequence *sequence = &cache->sequences[b->row[r].sequence];
         if (b->row[r].position != sequence->length) continue; /* its first row did it */

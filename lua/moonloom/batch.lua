@@ -82,6 +82,7 @@ local function settle(self)
     if self.cache.policy then
         for session in pairs(self.added) do position = math.max(position, session.position) end
     end
+    self.added = no_rows() -- whatever becomes of the pages, the sessions have the tokens
     self.cache:settle(position)
 end
 
@@ -91,7 +92,6 @@ function Batch:forward()
     self.epoch[0] = self.epoch[0] + 1
     check(C.ml_forward(cache, self._handle))
     settle(self)
-    self.added = no_rows()
     return self
 end
 
@@ -140,7 +140,6 @@ function Batch:commit()
     local cache = cache_of(self)
     check(C.ml_forward_commit(cache, self._handle))
     settle(self)
-    self.added = no_rows()
     return self
 end
 

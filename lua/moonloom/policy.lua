@@ -7,6 +7,17 @@
 --   bits          both at once
 --   rotate        turn keys by a Hadamard matrix before they are quantised (default true)
 --
+-- and, without any loss,
+--
+--   memory        bytes that the cache may have for pages: a number or text such as "2G" (default: no limit, or what
+--                 --kv-memory says)
+--   disk          bytes of pages in the spill file (default: no limit)
+--   spill         folder of the spill file (default: none); nothing is left there when the session ends
+--   window        what becomes of pages that left the window of a window layer: "cold" (packed in memory, the
+--                 default), "disk" or "keep"
+--   full          when nothing can go down any more: "error" (the default), or "evict": gives up the session that was
+--                 used least recently
+--
 -- Bits are a number for all, a table by layer (from 0, with `default` for those that are not in it), whose items are
 -- numbers or tables by KV head likewise, or a function(layer, head) that gives a number.
 --
@@ -25,7 +36,10 @@ local C, check = ml.C, ml.check
 local M = {}
 
 local DEFAULTS = { hot_tokens = 256, first_tokens = 0, rotate = true }
-local FIELDS = { "bits", "first_tokens", "hot_tokens", "key_bits", "rotate", "value_bits" }
+local FIELDS = { "bits", "disk", "first_tokens", "full", "hot_tokens", "key_bits", "memory", "rotate", "spill",
+    "value_bits", "window" }
+local WINDOW = { cold = C.ML_PLACE_COLD, disk = C.ML_PLACE_DISK, keep = C.ML_PLACE_MEMORY }
+local FULL = { error = 0, evict = 1 }
 local known = {}
 for _, name in ipairs(FIELDS) do known[name] = true end
 
@@ -80,6 +94,46 @@ local function fill_bits(policy, name, config)
     return list
 end
 
+local UNITS = { [""] = 1, k = 2 ^ 10, m = 2 ^ 20, g = 2 ^ 30, t = 2 ^ 40 }
+
+--- A number of bytes out of a number, or text such as "2G" or "512 MB" (K, M, G, T are powers of 1024); nil if it is
+--- none.
+function M.bytes(what)
+    if type(what) == "string" then
+        local number, unit = what:match("^%s*(%d+%.?%d*)%s*([kKmMgGtT]?)[iI]?[bB]?%s*$")
+        what = number and tonumber(number) * UNITS[unit:lower()]
+    end
+    return type(what) == "number" and what >= 0 and what <= 2 ^ 50 and math.floor(what) or nil
+end
+
+local function bytes(policy, name, default)
+    if policy[name] == nil then return default end
+    return M.bytes(policy[name]) or fail("%s is a number of bytes, such as '2G', not %s", name, tostring(policy[name]))
+end
+
+local function word(policy, name, words, default)
+    local given = policy[name] or default
+    local list = {}
+    for known_word in pairs(words) do list[#list + 1] = known_word end
+    table.sort(list)
+    return words[given] or fail("%s is one of %s, not %s", name, table.concat(list, ", "), tostring(given))
+end
+
+--- Sets where the pages of a cache handle go, as the policy says.
+function M.place(handle, policy)
+    local spill = policy.spill
+    if spill ~= nil and type(spill) ~= "string" then fail("spill is the path of a folder, not %s", tostring(spill)) end
+    local window = word(policy, "window", WINDOW, "cold")
+    if window == C.ML_PLACE_DISK and not spill then fail("window = 'disk' needs spill, a folder for it") end
+    check(C.ml_cache_places(handle, ffi.new("ml_places", {
+        memory = bytes(policy, "memory", M.memory), disk = bytes(policy, "disk", 0), spill = spill, window = window,
+        evict = word(policy, "full", FULL, "error"),
+    })))
+end
+
+--- Bytes that a cache may have unless its policy says otherwise; 0: no limit. See --kv-memory.
+M.memory = 0
+
 -- Sets the policy of a cache handle of a model with `config`, and applies it to what is in the cache.
 local function apply(handle, config, policy)
     checked_table(policy)
@@ -91,6 +145,7 @@ local function apply(handle, config, policy)
         hot_tokens = tokens(policy, "hot_tokens"), first_tokens = tokens(policy, "first_tokens"),
         key_bits = key_bits, value_bits = value_bits, rotate = rotate and 1 or 0,
     })
+    M.place(handle, policy)
     check(C.ml_cache_policy(handle, filled))
     check(C.ml_cache_settle(handle))
 end

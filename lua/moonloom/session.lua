@@ -30,6 +30,9 @@ local function new_cache(model, kind, kept)
     local out = ffi.new("ml_cache *[1]")
     check(C.ml_cache_create(model:handle(), dtype, out))
     local status = C.ml_cache_keep(out[0], kept)
+    if status == C.ML_OK and policy.memory > 0 then
+        status = C.ml_cache_places(out[0], ffi.new("ml_places", { memory = policy.memory }))
+    end
     if status ~= C.ML_OK then C.ml_cache_free(out[0]) end
     check(status)
     local cache = setmetatable({ handle = out[0], kind = kind, knows = kept > 0, users = 0, dropped = {},

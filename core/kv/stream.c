@@ -1,0 +1,319 @@
+#include "kv/stream.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/threads.h"
+#include "kv/place.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum {
+    SPAN_PAGES = 64,       /* at most */
+    STAGING_MOST = 8 << 20 /* bytes of an area, unless its least span needs more */
+};
+
+typedef struct job {
+    ml_page *page;
+    uint8_t *to;
+    int staged, failed;
+} job;
+
+/* A span that is unpacked, or has been. */
+typedef struct stage {
+    ml_span span;
+    uint8_t *area; /* of the pool, or NULL where there is no budget */
+    int64_t used;
+    job *jobs;
+    size_t count, capacity;
+    int issued, shown; /* under way, or waiting to be taken; its pages are readable */
+    atomic_llong next; /* job */
+} stage;
+
+struct ml_stream {
+    pthread_t thread;
+    int running, stop;
+    pthread_mutex_t lock; /* of stop, work and busy */
+    pthread_cond_t wake, rest;
+    stage *work; /* for the thread, or NULL */
+    int busy;    /* it is at a stage */
+    ml_porter porter;
+    size_t porter_bytes;
+    stage stages[2];
+    int now; /* the stage that was taken last */
+    int64_t area_bytes, pages;
+};
+
+/* ---- the thread ---- */
+
+static void work_on(stage *s, ml_porter *porter) {
+    for (;;) {
+        const long long i = atomic_fetch_add(&s->next, 1);
+        if (i >= (long long)s->count) return;
+        job *j = &s->jobs[i];
+        j->failed = ml_page_fetch(j->page, porter, j->to) != ML_OK;
+    }
+}
+
+static void *run(void *arg) {
+    ml_stream *stream = arg;
+    pthread_mutex_lock(&stream->lock);
+    while (!stream->stop) {
+        stage *s = stream->work;
+        if (!s) {
+            pthread_cond_wait(&stream->wake, &stream->lock);
+            continue;
+        }
+        stream->busy = 1;
+        pthread_mutex_unlock(&stream->lock);
+        work_on(s, &stream->porter);
+        pthread_mutex_lock(&stream->lock);
+        stream->busy = 0;
+        if (stream->work == s) stream->work = NULL;
+        pthread_cond_signal(&stream->rest);
+    }
+    pthread_mutex_unlock(&stream->lock);
+    return NULL;
+}
+
+/* Waits until the thread has left its stage. All jobs are given out. */
+static void settle_thread(ml_stream *stream) {
+    pthread_mutex_lock(&stream->lock);
+    stream->work = NULL;
+    while (stream->busy) pthread_cond_wait(&stream->rest, &stream->lock);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+/* Without a thread the caller does it all: slower, not wrong. */
+static void wake_thread(ml_stream *stream, stage *s) {
+    if (!stream->running) stream->running = pthread_create(&stream->thread, NULL, run, stream) == 0;
+    if (!stream->running) return;
+    pthread_mutex_lock(&stream->lock);
+    stream->work = s;
+    pthread_cond_signal(&stream->wake);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+/* ---- the object ---- */
+
+static ml_stream *stream_of(ml_cache *cache) {
+    if (cache->stream) return cache->stream;
+    ml_stream *stream = ml_calloc(1, sizeof *stream);
+    if (!stream) return NULL;
+    pthread_mutex_init(&stream->lock, NULL);
+    pthread_cond_init(&stream->wake, NULL);
+    pthread_cond_init(&stream->rest, NULL);
+    stream->pages = SPAN_PAGES;
+    return cache->stream = stream;
+}
+
+static void close_areas(ml_cache *cache) {
+    ml_stream *stream = cache->stream;
+    for (int i = 0; i < 2; i++) {
+        ml_pool_give(cache->pool, stream->stages[i].area, stream->area_bytes);
+        stream->stages[i].area = NULL;
+    }
+    stream->pages = SPAN_PAGES;
+}
+
+void ml_stream_free(ml_cache *cache) {
+    ml_stream *stream = cache->stream;
+    if (!stream) return;
+    ml_stream_halt(cache);
+    if (stream->running) {
+        pthread_mutex_lock(&stream->lock);
+        stream->stop = 1;
+        pthread_cond_signal(&stream->wake);
+        pthread_mutex_unlock(&stream->lock);
+        pthread_join(stream->thread, NULL);
+    }
+    close_areas(cache);
+    for (int i = 0; i < 2; i++) free(stream->stages[i].jobs);
+    ml_porter_close(&stream->porter);
+    pthread_cond_destroy(&stream->wake);
+    pthread_cond_destroy(&stream->rest);
+    pthread_mutex_destroy(&stream->lock);
+    free(stream);
+    cache->stream = NULL;
+}
+
+int64_t ml_stream_pages(const ml_cache *cache) {
+    return cache->stream ? cache->stream->pages : SPAN_PAGES;
+}
+
+int ml_stream_open(ml_cache *cache, int64_t least) {
+    ml_stream *stream = stream_of(cache);
+    if (!stream) return ML_E_MEMORY;
+    ml_stream_halt(cache);
+    close_areas(cache);
+    if (cache->places.memory == 0) return ML_OK;
+    const int64_t largest = (int64_t)ml_place_largest(cache), share = cache->places.memory / 16,
+                  most = share < STAGING_MOST ? share : STAGING_MOST;
+    /* The pool has powers of two without loss. */
+    int64_t bytes = 1;
+    while (bytes < least * largest || (2 * bytes <= most && bytes < SPAN_PAGES * largest)) bytes *= 2;
+    const int64_t pages = bytes / largest < SPAN_PAGES ? bytes / largest / least * least : SPAN_PAGES;
+    stream->area_bytes = bytes;
+    for (int i = 0; i < 2; i++) {
+        stream->stages[i].area = ml_page_room(cache, stream->area_bytes);
+        if (stream->stages[i].area) continue;
+        close_areas(cache);
+        return ML_E_MEMORY;
+    }
+    stream->pages = pages;
+    return ML_OK;
+}
+
+/* ---- spans ---- */
+
+static int same_span(const ml_span *a, const ml_span *b) {
+    return a->layer == b->layer && a->sequence == b->sequence && a->first == b->first && a->end == b->end;
+}
+
+/* Room for a page of the stage: its own if the budget has that, else in the area. */
+static int place_job(ml_cache *cache, stage *s, job *j, int64_t *spare) {
+    const int64_t bytes = j->page->format->bytes;
+    void *data;
+    if (*spare >= bytes && ml_pool_take(cache->pool, bytes, &data) == ML_OK) {
+        *spare -= bytes;
+        j->to = data;
+        return ML_OK;
+    }
+    if (!s->area) return ML_E_MEMORY; /* there is no budget: the pool has told what is wrong */
+    if (s->used + bytes > cache->stream->area_bytes) return ml_error(ML_E_MEMORY, "a staging area is too small");
+    j->staged = 1;
+    j->to = s->area + s->used;
+    s->used += bytes;
+    return ML_OK;
+}
+
+static void drop_jobs(ml_cache *cache, stage *s) {
+    for (size_t i = 0; i < s->count; i++) {
+        if (s->jobs[i].to && !s->jobs[i].staged)
+            ml_pool_give(cache->pool, s->jobs[i].to, s->jobs[i].page->format->bytes);
+    }
+    s->count = 0;
+    s->issued = s->shown = 0;
+}
+
+/* Lists what is missing of a span, and lets the thread begin. */
+static int issue(ml_cache *cache, stage *s, const ml_span *span) {
+    ml_stream *stream = cache->stream;
+    const ml_sequence *sequence = &cache->sequences[span->sequence];
+    int64_t spare = ml_place_spare(cache);
+    s->span = *span;
+    s->used = 0;
+    s->count = 0;
+    s->issued = 1;
+    int status = ML_OK;
+    for (int64_t i = span->first; status == ML_OK && i < span->end; i++) {
+        ml_page *page = sequence->pages[i * cache->layers + span->layer];
+        if (page->data && !page->staged) continue;
+        void *jobs = s->jobs;
+        status = ml_grow(&jobs, &s->capacity, s->count + 1, sizeof *s->jobs);
+        s->jobs = jobs;
+        if (status != ML_OK) break;
+        s->jobs[s->count] = (job){.page = page};
+        status = place_job(cache, s, &s->jobs[s->count++], &spare);
+    }
+    if (status != ML_OK) {
+        drop_jobs(cache, s);
+        return status;
+    }
+    atomic_store(&s->next, 0);
+    if (s->count > 0) wake_thread(stream, s);
+    return ML_OK;
+}
+
+typedef struct helping {
+    ml_cache *cache;
+    stage *s;
+} helping;
+
+static void help(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)begin, (void)end;
+    const helping *h = arg;
+    work_on(h->s, &h->cache->porters[thread]);
+}
+
+/* Finishes a stage and shows its pages. */
+static int show(ml_cache *cache, stage *s) {
+    helping h = {cache, s};
+    if (atomic_load(&s->next) < (long long)s->count) ml_parallel(cache->porter_count, 1, help, &h);
+    settle_thread(cache->stream);
+    int status = ML_OK;
+    for (size_t i = 0; status == ML_OK && i < s->count; i++) {
+        job *j = &s->jobs[i];
+        /* Once more, here: for the sentence. */
+        if (j->failed) status = ml_page_fetch(j->page, &cache->porters[0], j->to);
+    }
+    if (status != ML_OK) {
+        drop_jobs(cache, s);
+        return status;
+    }
+    for (size_t i = 0; i < s->count; i++) {
+        job *j = &s->jobs[i];
+        if (j->staged) {
+            ml_cache_traffic(cache, j->page->layer, ml_page_level(j->page))->raised++;
+            j->page->data = j->to;
+            j->page->staged = 1;
+        } else {
+            ml_page_restore(cache, j->page, j->to);
+        }
+    }
+    s->shown = 1;
+    return ML_OK;
+}
+
+static int make_porters(ml_cache *cache) {
+    ml_stream *stream = cache->stream;
+    const size_t largest = ml_place_largest(cache);
+    int status = ml_place_porters(cache);
+    if (status != ML_OK || stream->porter_bytes >= largest) return status;
+    ml_porter_close(&stream->porter);
+    stream->porter_bytes = 0;
+    status = ml_porter_open(largest, &stream->porter);
+    if (status == ML_OK) stream->porter_bytes = largest;
+    return status;
+}
+
+int ml_stream_take(ml_cache *cache, const ml_span *now, const ml_span *next) {
+    ml_stream *stream = stream_of(cache);
+    if (!stream) return ML_E_MEMORY;
+    stage *ahead = &stream->stages[!stream->now];
+    int status = make_porters(cache);
+    if (status == ML_OK && (!ahead->issued || !same_span(&ahead->span, now))) {
+        ml_stream_halt(cache);
+        status = issue(cache, ahead, now);
+    }
+    if (status == ML_OK) status = show(cache, ahead);
+    if (status != ML_OK) return status;
+    stream->now = !stream->now;
+    /* What is ahead may fail: its turn comes, and it is tried again then. */
+    if (next->first < next->end) issue(cache, &stream->stages[!stream->now], next);
+    return ML_OK;
+}
+
+void ml_stream_done(ml_cache *cache) {
+    stage *s = &cache->stream->stages[cache->stream->now];
+    for (size_t i = 0; i < s->count; i++) {
+        if (!s->jobs[i].staged) continue;
+        s->jobs[i].page->data = NULL;
+        s->jobs[i].page->staged = 0;
+    }
+    s->count = 0;
+    s->issued = s->shown = 0;
+}
+
+void ml_stream_halt(ml_cache *cache) {
+    ml_stream *stream = cache->stream;
+    if (!stream) return;
+    for (int i = 0; i < 2; i++) {
+        stage *s = &stream->stages[i];
+        if (!s->issued || s->shown) continue;
+        atomic_store(&s->next, (long long)s->count);
+        settle_thread(stream);
+        drop_jobs(cache, s);
+    }
+}
