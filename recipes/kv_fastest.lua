@@ -3,4 +3,5 @@
 return {
     summary = "all plain",
     bits = 16,
+    window = "keep", -- what left the window of a layer stays where it is, too
 }

@@ -116,11 +116,11 @@ describe("policies by name", function()
     end)
 
     it("are taken up between two tokens when their file changes", function()
-        local path = write("mine.lua", "return { bits = 16 }")
+        local path = write("mine.lua", "return { bits = 16, window = 'keep' }")
         local session = model:session { kv = path }
         session:feed(first(640))
         assert.equal(0, quantised(session))
-        write("mine.lua", "return { bits = 8, hot_tokens = 64, first_tokens = 64 }")
+        write("mine.lua", "return { bits = 8, hot_tokens = 64, first_tokens = 64, window = 'keep' }")
         recipe.refresh()
         session:step(5)
         assert.equal(8 * layers, quantised(session))

@@ -85,7 +85,7 @@ describe("sight of the cache:", function()
 
     describe("the levels", function()
         it("add up, by layer and in all", function()
-            local session = model:session { kv = { hot_tokens = 64, first_tokens = 64, bits = 4 } }
+            local session = model:session { kv = { hot_tokens = 64, first_tokens = 64, bits = 4, window = "keep" } }
             session:feed(first(500)):step(5)
             local found = session:levels():data()
             assert.equal(501, found.tokens)
@@ -113,7 +113,7 @@ describe("sight of the cache:", function()
         end)
 
         it("are drawn with a bar for each layer", function()
-            local session = model:session { kv = { hot_tokens = 0, bits = 8 } }
+            local session = model:session { kv = { hot_tokens = 0, bits = 8, window = "keep" } }
             local text = tostring(session:levels())
             assert.truthy(text:find("0 tokens", 1, true))
             session:feed(first(640))
@@ -130,7 +130,7 @@ describe("sight of the cache:", function()
 
     describe("the random fill", function()
         it("is as long as asked, settled as it goes, the same for a seed, and worth nothing to others", function()
-            local session = model:session { kv = { hot_tokens = 64, bits = 4 } }
+            local session = model:session { kv = { hot_tokens = 64, bits = 4, window = "keep" } }
             session:feed(first(10)):fill_random(2000):fill_random(3, 5)
             assert.equal(2013, session.position)
             local tokens = session:levels():data().layers[1].tokens
@@ -139,7 +139,7 @@ describe("sight of the cache:", function()
             session:step(5)
             local logit = session:logits()[7]
             assert.is_true(logit == logit)
-            local other = model:session { kv = { hot_tokens = 64, bits = 4 } }
+            local other = model:session { kv = { hot_tokens = 64, bits = 4, window = "keep" } }
             other:feed(first(10)):fill_random(2000):fill_random(3, 5):step(5)
             assert.equal(logit, other:logits()[7])
             assert.same(session:tokens(), other:tokens())
