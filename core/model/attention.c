@@ -407,7 +407,7 @@ static void attend_span_tiles(void *arg, int64_t begin, int64_t end, int thread)
     const attend_span *span = arg;
     const attention_work *work = span->work;
     const ml_config *c = &work->shape;
-    const attend_scratch s = scratch_of(c, thread);
+    const attend_scratch s = scratch_of(work, thread);
     for (int64_t i = begin; i < end; i++) {
         const ml_tile *tile = &work->batch->tiles[span->group.tile + span->group.tiles - 1 - i % span->group.tiles];
         const int32_t head = (int32_t)(i / span->group.tiles);
