@@ -90,15 +90,14 @@ static inline vi total4(sums4 s) {
 }
 
 static inline vf whole_store(vf v, int bits, ml_whole_row row) {
-    const vi x = _mm256_cvtps_epi32(v), top = _mm256_srai_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(128)), 8);
-    const vi kept = bits == 4 ? top : x;
-    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1));
+    const vi x = _mm256_cvtps_epi32(v);
+    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     if (bits == 4) {
         _mm_storel_epi64((void *)row.high, _mm_packs_epi16(narrow, narrow));
     } else {
         _mm_storeu_si128((void *)row.whole, narrow);
     }
-    return to_float(kept);
+    return to_float(x);
 }
 
 #include "kernels/warm.h"

@@ -82,19 +82,26 @@ static inline vi total4(sums4 s) {
 
 static inline vf whole_store(vf v, int bits, ml_whole_row row) {
     const vi x = _mm512_cvtps_epi32(v), top = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
-    _mm_storeu_si128((void *)row.high, _mm512_cvtepi32_epi8(top));
-    if (bits == 4) return to_float(top);
-    _mm_storeu_si128((void *)row.low, _mm512_cvtepi32_epi8(x)); /* the low byte of x - 256 top */
+    _mm_storeu_si128((void *)row.high, _mm512_cvtepi32_epi8(bits == 4 ? x : top));
+    if (bits == 8) _mm_storeu_si128((void *)row.low, _mm512_cvtepi32_epi8(x)); /* the low byte of x - 256 top */
     return to_float(x);
 }
 
 #include "kernels/warm.h"
 
+#include "kernels/avx512_warm4.h"
+
 /* Heads whose size is no multiple of 16 (small models) stay with the eight-lane kernel. */
 static void (*attend_narrow)(const ml_attend *work);
 
 static void attend_any(const ml_attend *work) {
-    (work->head_dim % W ? attend_narrow : attend_warm)(work);
+    if (work->head_dim % W) {
+        attend_narrow(work);
+    } else if (work->key_bits == 4 && work->value_bits == 4) {
+        attend_warm4(work);
+    } else {
+        attend_warm(work);
+    }
 }
 
 void ml_kernels_avx512_warm(ml_kernels *table) {

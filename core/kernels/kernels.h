@@ -121,8 +121,7 @@ typedef struct ml_kernels {
     void (*attend)(const ml_attend *work);
     /* The same for a page of which keys, values or both are quantised. Products with codes are exact in int32: of keys
      * with the whole numbers of the query (8 bits: `whole`; 4 bits: `high`), of values with probability times step,
-     * rounded to whole numbers of at most ML_WHOLE_TOP (4 bits: to its high byte, at most 127) of the query's largest
-     * in the page. */
+     * rounded to whole numbers of at most ML_WHOLE_TOP (4 bits: at most 127) of the query's largest in the page. */
     void (*attend_warm)(const ml_attend *work);
 
     /* Products in whole numbers (panel.h), for the dtypes that have an entry in whole_dot; NULL where the instruction

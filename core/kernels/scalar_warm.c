@@ -78,12 +78,12 @@ static void warm_values(const ml_attend *work, const float *p, float *acc) {
         top = weight > top ? weight : top;
         shared += p[t] * f16_at(side, PAGE + t);
     }
-    const float inverse = top > 1e-30f ? ML_WHOLE_TOP / top : 0, unit = work->value_unit;
+    const float parts = work->value_bits == 4 ? ML_WHOLE_TOP / 256 : ML_WHOLE_TOP, unit = work->value_unit;
+    const float inverse = top > 1e-30f ? parts / top : 0;
     for (int64_t t = 0; t < PAGE; t++) {
         whole[t] = inverse > 0 ? (int)lrintf(p[t] * f16_at(side, t) * inverse) : 0;
-        if (work->value_bits == 4) whole[t] = (whole[t] + 128) >> 8;
     }
-    const float scale = top / ML_WHOLE_TOP * (work->value_bits == 4 ? 256 : 1);
+    const float scale = top / parts;
     for (int64_t i = 0; i < dim; i++) {
         int32_t dot = 0;
         for (int64_t t = 0; t < PAGE; t++) dot += whole[t] * code_at(codes, work->value_bits, t, i, dim);

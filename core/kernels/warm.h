@@ -10,8 +10,8 @@
  *   add8(s, codes, row)       adds the products of codes with the first 4 of a row of whole numbers
  *   add4(s, codes, row)       with the first 8, their high bytes alone
  *   total8(s) total4(s)       W int32
- *   whole_store(v, bits, row)   v, rounded, to the first W numbers of a row, what `bits` needs of it; returns them
- *                             (4 bits: their high bytes) as floats
+ *   whole_store(v, bits, row)   v, rounded, to the first W numbers of a row (4 bits: to their high bytes); returns
+ *                             them as floats
  *   MOST8 MOST4 WIDE8 WIDE4   queries whose sums fit the registers, of one vector of lanes and of two
  *
  * Whole-number sums are exact, so neither their order nor the rows beside change them; every f32 number belongs to one
@@ -272,14 +272,14 @@ static void find_weights(const ml_attend *work, warm_block *b) {
 static void round_weights(const ml_attend *work, const warm_side *side, warm_block *b) {
     const ml_whole_row row = {(void *)b->rows, (void *)(b->rows + 2 * PAGE), (void *)(b->rows + 3 * PAGE)};
     const int bits = work->value_bits;
-    const float parts = ML_WHOLE_TOP, step = bits == 4 ? 256 : 1, middle = bits == 4 ? -8 : -128;
+    const float parts = bits == 4 ? ML_WHOLE_TOP / 256 : ML_WHOLE_TOP, middle = bits == 4 ? -8 : -128;
     float inverse[BLOCK];
     for (int64_t i = 0; i < b->queries; i++) {
         const float *p = b->score + i * PAGE;
         vf top = v_set(0);
         for (int64_t t = 0; t < PAGE; t += W) top = v_max(v_load(p + t) * v_load(side->steps + t), top);
         const float most = v_top(top);
-        b->scale[i] = most * (step / parts);
+        b->scale[i] = most * (1 / parts);
         inverse[i] = most > 1e-30f ? parts / most : 0;
     }
     for (int64_t i = 0; i < b->queries; i++) {
