@@ -1,4 +1,5 @@
 -- What one sees of a cache: the tree of its branches, its levels by layer, and the random fill that benchmarks use.
+local folder = require "helpers.folder"
 local json = require "moonloom.json"
 local moonloom = require "moonloom"
 
@@ -13,7 +14,10 @@ describe("sight of the cache:", function()
         ids = model:tokenize(TEXT:rep(30))
     end)
 
-    teardown(function() model:close() end)
+    teardown(function()
+        model:close()
+        folder.remove()
+    end)
 
     local function first(count)
         local list = {}
@@ -109,6 +113,23 @@ describe("sight of the cache:", function()
                 shares = shares + found.levels[name].hit_share
             end
             assert.is_true(math.abs(shares - 1) < 1e-9)
+            session:close()
+        end)
+
+        it("tell cold and disk pages apart", function()
+            local kv = { hot_tokens = 64, bits = 8, window = "disk", spill = folder.path("") }
+            local session = model:session { kv = kv }
+            session:feed(first(640)):step(5)
+            local found = session:levels():data()
+            assert.equal((session:bytes()), found.bytes)
+            assert.is_true(found.disk_bytes > 0)
+            assert.same({ 0, 0 }, { found.layers[2].disk.pages, found.layers[4].disk.pages })
+            assert.is_true(found.layers[1].tokens.disk >= 256 and found.layers[3].disk.lowered > 3)
+            local text = tostring(session:levels())
+            assert.truthy(text:find("MB on disk", 1, true) and text:find("░▓", 1, true))
+            session:policy { hot_tokens = 64, bits = 8, window = "cold" }
+            session:feed(first(200))
+            assert.is_true(session:levels():data().layers[1].tokens.cold > 0)
             session:close()
         end)
 

@@ -4,10 +4,11 @@
 --     print(session:levels())
 --     session:levels():data()     -- the same as plain tables
 --
--- data() is { tokens, bytes, kept, plain_bytes, policy, levels, layers }. `levels` and each of `layers` have the fields
--- hot, warm, cold and disk: { pages, bytes, whole, hits, lowered, raised } as ml_level in core/moonloom.h explains
--- them, the cache's with hit_share. A layer also has { layer, window, plain_bytes, tokens = { hot, warm, cold, disk } }
--- and `sample`, what packing and quantising make of one of its pages (see session:sample()), if there is a full one.
+-- data() is { tokens, bytes, disk_bytes, kept, plain_bytes, policy, levels, layers }; bytes are those in memory.
+-- `levels` and each of `layers` have the fields hot, warm, cold and disk: { pages, bytes, whole, hits, lowered,
+-- raised } as ml_level in core/moonloom.h explains them, the cache's with hit_share. A layer also has { layer, window,
+-- plain_bytes, tokens = { hot, warm, cold, disk } } and `sample`, what packing and quantising make of one of its pages
+-- (see session:sample()), if there is a full one.
 local ffi = require "ffi"
 local columns = require "moonloom.columns"
 local ml = require "moonloom.ffi"
@@ -113,7 +114,7 @@ local function ratio(whole, bytes)
 end
 
 local function bytes_of(row)
-    return row.hot.bytes + row.warm.bytes + row.cold.bytes + row.disk.bytes
+    return row.hot.bytes + row.warm.bytes + row.cold.bytes
 end
 
 local function error_text(sample, side, bits)
@@ -149,9 +150,10 @@ local by_level = columns.new {
 
 function Levels:__tostring()
     local plain, coloured, lines = rawget(self, "_data"), terminal.has_colour(1), {}
-    lines[1] = ("%d tokens; the cache%s has %s MB, %s of what plain pages would take"):format(plain.tokens,
+    lines[1] = ("%d tokens; the cache%s has %s MB in memory, %s of what plain pages would take"):format(plain.tokens,
         plain.policy and (" (%s)"):format(plain.policy) or "", megabytes(plain.bytes),
         columns.percent(plain.plain_bytes > 0 and plain.bytes / plain.plain_bytes or 1))
+    if plain.disk_bytes > 0 then lines[1] = lines[1] .. (", and %s MB on disk"):format(megabytes(plain.disk_bytes)) end
     lines[2] = ""
     lines[3] = by_level:heading()
     for _, name in ipairs(M.names) do
@@ -186,8 +188,9 @@ function M.of(session)
     local hits = 0
     for _, name in ipairs(M.names) do
         hits = hits + plain.levels[name].hits
-        plain.bytes = plain.bytes + plain.levels[name].bytes
+        if name ~= "disk" then plain.bytes = plain.bytes + plain.levels[name].bytes end
     end
+    plain.disk_bytes = plain.levels.disk.bytes
     for _, name in ipairs(M.names) do
         plain.levels[name].hit_share = hits > 0 and plain.levels[name].hits / hits or nil
     end

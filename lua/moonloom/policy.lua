@@ -155,16 +155,16 @@ end
 --- What sessions have that do not say: see moonloom.kv().
 M.default = nil
 
--- The name of the recipe or the path of the file that the word means, which is there.
-local function locate(word)
+-- The name of the recipe or the path of the file that `name` means, which is there.
+local function locate(name)
     local recipe = require "moonloom.recipe"
-    local path = word:find("/", 1, true) and word or word:find("%.lua$") and "./" .. word
+    local path = name:find("/", 1, true) and name or name:find("%.lua$") and "./" .. name
     if path then
-        return recipe.value(path) and path or fail("there is no file %s", word)
+        return recipe.value(path) and path or fail("there is no file %s", name)
     end
-    if recipe.value("kv_" .. word) then return "kv_" .. word end
+    if recipe.value("kv_" .. name) then return "kv_" .. name end
     local names = recipe.policies()
-    fail("there is no policy '%s'%s (there are: %s)", word, suggest.sentence(word, names), table.concat(names, ", "))
+    fail("there is no policy '%s'%s (there are: %s)", name, suggest.sentence(name, names), table.concat(names, ", "))
 end
 
 local Policy = {}
