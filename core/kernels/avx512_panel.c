@@ -255,7 +255,7 @@ static void unpack(int dtype, const uint8_t *w, int64_t stride, int64_t rows, in
  * vpdpbusd multiplies unsigned by signed bytes, so a product with int16 takes two: x = 256 h + l, both signed, and
  * sum(w x) = 256 sum((w + raise) h) + sum((w + raise) l) - raise sum(x). sum(x) comes with the column. */
 
-enum { FEW = 4 }; /* with more, unpacking a tile pays (measured on Zen 5) */
+enum { FEW = 32 }; /* with more, unpacking a tile pays (measured on Zen 5) */
 
 /* The bytes of a column, at a cache line behind its scales: for every four blocks the high bytes of their first halves,
  * those of the second, then the low ones likewise, 64 of each. Behind them the sums. */
@@ -318,6 +318,25 @@ static ALWAYS_INLINE quads dot_quads(const quads *first, const quads *second, __
     return h;
 }
 
+static ALWAYS_INLINE __m512i four_bytes(const uint8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+/* 16 rows, one 32-bit lane each, against a block of a column. */
+static ALWAYS_INLINE __m512i dot_lanes(const quads *first, const quads *second, const uint8_t *x) {
+    __m512i h = _mm512_setzero_si512(), l = h, h2 = h, l2 = h;
+#pragma GCC unroll 4
+    for (int d = 0; d < QUADS; d++) {
+        h = _mm512_dpbusd_epi32(h, first->v[d], four_bytes(x + 4 * d));
+        h2 = _mm512_dpbusd_epi32(h2, second->v[d], four_bytes(x + 64 + 4 * d));
+        l = _mm512_dpbusd_epi32(l, first->v[d], four_bytes(x + 128 + 4 * d));
+        l2 = _mm512_dpbusd_epi32(l2, second->v[d], four_bytes(x + 192 + 4 * d));
+    }
+    return _mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(h, h2), 8), _mm512_add_epi32(l, l2));
+}
+
 /* Adds block b of 16 rows against a column to `sum`. */
 static ALWAYS_INLINE __m512 add_block(__m512 sum, __m512i raised, int raise, __m512 scales, const uint8_t *column,
                                       int64_t k, int64_t b) {
@@ -330,26 +349,32 @@ static ALWAYS_INLINE __m512 add_block(__m512 sum, __m512i raised, int raise, __m
 }
 
 /* Blocks [begin, end) of up to 16 rows; adds to sum[c] theirs with column c. What follows the rows in memory is fetched
- * ahead. */
-static ALWAYS_INLINE void dot_blocks(const format f, const int count, const uint8_t *w, int64_t stride, int64_t rows,
+ * ahead. For several columns it pays to bring each row into a lane of its own before, not the sums after. */
+static ALWAYS_INLINE void dot_blocks(const format f, int64_t count, const uint8_t *w, int64_t stride, int64_t rows,
                                      int64_t k, int64_t begin, int64_t end, const uint8_t *columns, __m512 sum[]) {
     const int64_t step = ml_whole_bytes(k);
     const uint8_t *ahead = w + rows * stride + begin * W * f.bytes;
     block_copy copy;
     for (int64_t b = begin; b < end; b++, ahead += W * f.bytes) {
-        const uint8_t *at = w + b * f.bytes;
+        const uint8_t *at = w + b * f.bytes, *column = columns;
         int64_t ld = stride;
         quads first, second;
         whole_rows(rows, f.bytes, &copy, &at, &ld);
         for (int64_t o = 0; o < W * f.bytes; o += 64) __builtin_prefetch(ahead + o, 0, 3);
         f.raised(at, ld, &first, &second);
         const __m512 scales = f.scales(at, ld);
-#pragma GCC unroll 4
-        for (int c = 0; c < count; c++) {
-            const uint8_t *column = columns + c * step, *x = column + bytes_at(k) + block_bytes_at(b);
+        if (count == 1) {
+            const uint8_t *x = column + bytes_at(k) + block_bytes_at(b);
             const quads dot =
                 dot_quads(&first, &second, bytes16(x), bytes16(x + 64), bytes16(x + 128), bytes16(x + 192));
-            sum[c] = add_block(sum[c], sum_lanes(dot), f.raise, scales, column, k, b);
+            sum[0] = add_block(sum[0], sum_lanes(dot), f.raise, scales, column, k, b);
+            continue;
+        }
+        first = quads_transpose(first);
+        second = quads_transpose(second);
+        for (int64_t c = 0; c < count; c++, column += step) {
+            const __m512i raised = dot_lanes(&first, &second, column + bytes_at(k) + block_bytes_at(b));
+            sum[c] = add_block(sum[c], raised, f.raise, scales, column, k, b);
         }
     }
 }
@@ -366,121 +391,127 @@ static ALWAYS_INLINE quads lanes_transpose(quads q) {
                     _mm512_shuffle_i32x4(b, d, 0x88), _mm512_shuffle_i32x4(b, d, 0xdd)}};
 }
 
-/* Four blocks of four rows: lane j of vector g is block j of row g, as raised bytes. Returns what the scales are made
- * of: element g of lane j for that block. */
-static VBMI ALWAYS_INLINE __m512i four_blocks(const uint8_t *at, int64_t stride, quads *first, quads *second) {
-    const __m512i table = raised_values();
+/* Four blocks of a row: lane j of the result is the codes of block j. Adds their exponents to `exponents`, in element g
+ * of lane j, as those of floats. */
+static VBMI ALWAYS_INLINE __m512i four_blocks(const uint8_t *row, int g, __m512i *exponents) {
     const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 17, 17, 17, 17, 34, 34, 34, 34, 51, 51, 51, 51);
     const __m512i exponents_at = _mm512_shuffle_epi8(lanes, _mm512_setzero_si512()); /* in every byte */
     const __m512i codes_at = _mm512_add_epi8(
         exponents_at, _mm512_broadcast_i32x4(_mm_setr_epi8(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)));
-    __m512i exponents = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (int g = 0; g < QUADS; g++) {
-        const uint8_t *row = at + g * stride;
-        __m512i bytes = _mm512_loadu_si512(row); /* all but four of the four blocks */
-        __asm__("" : "+v"(bytes));               /* loaded once: it crosses cache lines */
-        const __m512i codes = _mm512_mask_broadcast_i32x4(_mm512_permutexvar_epi8(codes_at, bytes), 0xf000,
-                                                          _mm_loadu_si128((const void *)(row + 52)));
-        const __mmask64 place = 0x0008000800080008ull << 4 * g;
-        exponents = _mm512_mask_permutexvar_epi8(exponents, place, exponents_at, bytes);
-        first->v[g] = _mm512_permutexvar_epi8(codes, table); /* looks at six bits; the table repeats after four */
-        second->v[g] = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table);
-    }
-    return _mm512_srli_epi32(exponents, 1);
+    const __mmask64 place = 0x0008000800080008ull << 4 * g;
+    __m512i bytes = _mm512_loadu_si512(row); /* all but four of the four blocks */
+    __asm__("" : "+v"(bytes));               /* loaded once: it crosses cache lines */
+    *exponents = _mm512_mask_permutexvar_epi8(*exponents, place, exponents_at, bytes);
+    return _mm512_mask_broadcast_i32x4(_mm512_permutexvar_epi8(codes_at, bytes), 0xf000,
+                                       _mm_loadu_si128((const void *)(row + 52)));
 }
 
-/* As dot_blocks(), for 16 rows and whole groups of four blocks. What is fetched ahead is asked for bit by bit: a burst
- * of requests would hold up the loads behind it (on Zen 5 a third of the speed). */
-static VBMI ALWAYS_INLINE void dot_fours(const int count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
-                                         const uint8_t *columns, __m512 sum[]) {
+/* Both codes of each byte as raised bytes. vpermb looks at six bits, but the table repeats after four. */
+static VBMI ALWAYS_INLINE void look_up(const quads *codes, quads *first, quads *second) {
+    const __m512i table = raised_values();
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) {
+        first->v[g] = _mm512_permutexvar_epi8(codes->v[g], table);
+        second->v[g] = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes->v[g], 4), table);
+    }
+}
+
+/* As dot_blocks(), for 16 rows, one column and whole groups of four blocks. What is fetched ahead is asked for bit by
+ * bit: a burst of requests would hold up the loads behind it (on Zen 5 a third of the speed). */
+static VBMI __m512 dot_fours(const uint8_t *w, int64_t stride, int64_t k, int64_t end, const uint8_t *column) {
+    enum { BYTES = sizeof(ml_block_mxfp4) };
+    const uint8_t *ahead = w + W * stride;
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t b = 0; b < end; b += 4) {
+        const __m512i *x = (const void *)(column + bytes_at(k) + b * 2 * BLOCK);
+        quads exponents, dots;
+#pragma GCC unroll 4
+        for (int q = 0; q < QUADS; q++, ahead += W * BYTES) {
+            quads codes, first, second;
+            for (int64_t o = 0; o < W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
+            exponents.v[q] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+            for (int g = 0; g < QUADS; g++) {
+                codes.v[g] = four_blocks(w + (4 * q + g) * stride + b * BYTES, g, &exponents.v[q]);
+            }
+            look_up(&codes, &first, &second);
+            dots.v[q] = sum_lanes(dot_quads(&first, &second, x[0], x[1], x[2], x[3]));
+        }
+        exponents = lanes_transpose(exponents);
+        dots = lanes_transpose(dots);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const __m512i exponent = _mm512_srli_epi32(exponents.v[j], 1);
+            const __m512 scales = half_powers(exponent, w + (b + j) * BYTES, stride);
+            sum = add_block(sum, dots.v[j], mxfp4.raise, scales, column, k, b + j);
+        }
+    }
+    return sum;
+}
+
+/* The same for several columns. */
+static VBMI void dot_fours_columns(int64_t count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
+                                   const uint8_t *columns, __m512 sum[]) {
+    enum { BYTES = sizeof(ml_block_mxfp4) };
     const int64_t step = ml_whole_bytes(k);
     const uint8_t *ahead = w + W * stride;
     for (int64_t b = 0; b < end; b += 4) {
-        quads scale, dots[FEW];
+        quads blocks[4], exponents = {{_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                                       _mm512_setzero_si512()}};
 #pragma GCC unroll 4
-        for (int q = 0; q < QUADS; q++) {
+        for (int g = 0; g < QUADS; g++) {
+            quads codes;
+#pragma GCC unroll 4
+            for (int q = 0; q < QUADS; q++) {
+                codes.v[q] = four_blocks(w + (4 * q + g) * stride + b * BYTES, g, &exponents.v[q]);
+            }
+            codes = lanes_transpose(codes);
+            for (int j = 0; j < 4; j++) blocks[j].v[g] = codes.v[j];
+        }
+        exponents = lanes_transpose(exponents);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++, ahead += W * BYTES) {
+            const quads codes = quads_transpose(blocks[j]);
             quads first, second;
-            for (int64_t o = 0; o < W * mxfp4.bytes; o += 64) __builtin_prefetch(ahead + o, 0, 3);
-            ahead += W * mxfp4.bytes;
-            scale.v[q] = four_blocks(w + 4 * q * stride + b * mxfp4.bytes, stride, &first, &second);
-#pragma GCC unroll 4
-            for (int c = 0; c < count; c++) {
-                const __m512i *x = (const void *)(columns + c * step + bytes_at(k) + b * 2 * BLOCK);
-                dots[c].v[q] = sum_lanes(dot_quads(&first, &second, x[0], x[1], x[2], x[3]));
+            for (int64_t o = 0; o < W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
+            look_up(&codes, &first, &second);
+            const __m512i exponent = _mm512_srli_epi32(exponents.v[j], 1);
+            const __m512 scales = half_powers(exponent, w + (b + j) * BYTES, stride);
+            for (int64_t c = 0; c < count; c++) {
+                const uint8_t *column = columns + c * step;
+                const __m512i raised = dot_lanes(&first, &second, column + bytes_at(k) + block_bytes_at(b + j));
+                sum[c] = add_block(sum[c], raised, mxfp4.raise, scales, column, k, b + j);
             }
         }
-        scale = lanes_transpose(scale);
-        for (int c = 0; c < count; c++) dots[c] = lanes_transpose(dots[c]);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            const __m512 scales = half_powers(scale.v[j], w + (b + j) * mxfp4.bytes, stride);
-#pragma GCC unroll 4
-            for (int c = 0; c < count; c++) {
-                sum[c] = add_block(sum[c], dots[c].v[j], mxfp4.raise, scales, columns + c * step, k, b + j);
-            }
-        }
-    }
-}
-
-/* The number of columns is a constant in each of these, so that their sums stay in registers. */
-static VBMI void dot_fours_some(int64_t count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
-                                const uint8_t *columns, __m512 sum[]) {
-    switch (count) {
-    case 1:
-        dot_fours(1, w, stride, k, end, columns, sum);
-        break;
-    case 2:
-        dot_fours(2, w, stride, k, end, columns, sum);
-        break;
-    case 3:
-        dot_fours(3, w, stride, k, end, columns, sum);
-        break;
-    default:
-        dot_fours(FEW, w, stride, k, end, columns, sum);
     }
 }
 
 static int vbmi; /* promised by cpuid */
 
-static ALWAYS_INLINE void dot_count(const format f, const int count, const uint8_t *w, int64_t stride, int64_t rows,
-                                    int64_t k, const uint8_t *columns, float *y, int64_t ldy) {
-    for (int64_t r = 0; r < rows; r += W) {
-        const int64_t some = rows - r < W ? rows - r : W;
-        int64_t done = 0;
-        __m512 sum[FEW];
-        for (int c = 0; c < count; c++) sum[c] = _mm512_setzero_ps();
-        if (f.bytes == mxfp4.bytes && vbmi && some == W) {
-            done = k / BLOCK / 4 * 4;
-            dot_fours_some(count, w + r * stride, stride, k, done, columns, sum);
-        }
-        dot_blocks(f, count, w + r * stride, stride, some, k, done, k / BLOCK, columns, sum);
-        for (int c = 0; c < count; c++) _mm512_mask_storeu_ps(y + c * ldy + r, (__mmask16)((1u << some) - 1), sum[c]);
-    }
-}
-
 static ALWAYS_INLINE void dot_columns(const format f, const uint8_t *w, int64_t stride, int64_t rows, int64_t k,
-                                      const void *columns, int64_t count, float *y, int64_t ldy) {
-    switch (count) {
-    case 1:
-        dot_count(f, 1, w, stride, rows, k, columns, y, ldy);
-        break;
-    case 2:
-        dot_count(f, 2, w, stride, rows, k, columns, y, ldy);
-        break;
-    case 3:
-        dot_count(f, 3, w, stride, rows, k, columns, y, ldy);
-        break;
-    default:
-        dot_count(f, FEW, w, stride, rows, k, columns, y, ldy);
+                                      const uint8_t *columns, int64_t count, float *y, int64_t ldy) {
+    for (int64_t r = 0; r < rows; r += W, w += W * stride) {
+        const int64_t some = rows - r < W ? rows - r : W;
+        const int64_t fours = f.bytes == mxfp4.bytes && vbmi && some == W ? k / BLOCK / 4 * 4 : 0;
+        __m512 sum[FEW];
+        for (int64_t c = 0; c < count; c++) sum[c] = _mm512_setzero_ps();
+        if (fours && count == 1) {
+            sum[0] = dot_fours(w, stride, k, fours, columns);
+        } else if (fours) {
+            dot_fours_columns(count, w, stride, k, fours, columns, sum);
+        }
+        dot_blocks(f, count, w, stride, some, k, fours, k / BLOCK, columns, sum);
+        for (int64_t c = 0; c < count; c++) {
+            _mm512_mask_storeu_ps(y + c * ldy + r, (__mmask16)((1u << some) - 1), sum[c]);
+        }
     }
 }
 
 static void dot_mxfp4(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *column, float *y) {
-    dot_count(mxfp4, 1, w, stride, rows, k, column, y, 0);
+    dot_columns(mxfp4, w, stride, rows, k, column, 1, y, 0);
 }
 static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *column, float *y) {
-    dot_count(q8_0, 1, w, stride, rows, k, column, y, 0);
+    dot_columns(q8_0, w, stride, rows, k, column, 1, y, 0);
 }
 
 static void multiply_any(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
