@@ -196,6 +196,18 @@ function M.kv(which)
     return policy.default
 end
 
+--- moonloom.kv_memory("2G"): so many bytes the pages of each cache may have that is made from then on, unless a policy
+--- says otherwise; what is above that goes down a level, see lua/moonloom/policy.lua. 0 is no limit, false the same.
+--- moonloom.kv_memory() tells.
+function M.kv_memory(what)
+    local policy = require "moonloom.policy"
+    if what ~= nil then
+        policy.memory = policy.bytes(what or 0) or error(("kv_memory is a number of bytes, such as 2G, not %s"):format(
+            tostring(what)), 0)
+    end
+    return policy.memory
+end
+
 --- Goes on with the last generation (moonloom.last), with other parameters if given: resume{ max_tokens = 100 }.
 function M.resume(options)
     if not M.last then error("nothing to go on with: generate something first", 0) end

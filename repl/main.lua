@@ -31,6 +31,7 @@ options:
   --precision HOW of products on a matrix unit: bf16 (default) or exact
   --kv-store DIR keep sessions there when they end, and begin with what is there
   --kv NAME      policy for keys and values: balanced, max_context, fastest, tiny_memory, a file, or bits such as 8
+  --kv-memory N  bytes that keys and values may have of the memory, such as 2G; default: no limit
   --version      version and instruction set
   --help         this text
 ]]
@@ -47,7 +48,7 @@ end
 
 local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N", ["--load"] = "map or copy",
     ["--numa"] = "off or spread", ["--precision"] = "bf16 or exact",
-    ["--kv-store"] = "a folder", ["--kv"] = "a policy" }
+    ["--kv-store"] = "a folder", ["--kv"] = "a policy", ["--kv-memory"] = "bytes, such as 2G" }
 
 -- Options up to the first other word: { code = {...}, interactive, model, threads, loading, numa, precision, store,
 -- kv, version, help }, and its index.
@@ -77,6 +78,8 @@ local function read_options(words)
             options.store = value
         elseif word == "--kv" then
             options.kv = value
+        elseif word == "--kv-memory" then
+            options.kv_memory = value
         elseif word == "-i" then
             options.interactive = true
         elseif word == "--version" then
@@ -87,7 +90,7 @@ local function read_options(words)
             return options, at + 1
         else
             local known = { "-e", "-i", "-m", "--threads", "--load", "--numa", "--precision", "--kv-store",
-                "--kv", "--version", "--help" }
+                "--kv", "--kv-memory", "--version", "--help" }
             local similar = suggest.nearest(word, known)
             wrong_usage("there is no option '%s'; %s", word,
                 similar and ("did you mean '%s'?"):format(similar) or "moonloom --help lists them")
@@ -180,7 +183,7 @@ local function prepare(options)
             wrong_usage("%s", require("ffi").string(ffi.C.ml_last_error()))
         end
     end
-    for _, name in ipairs { "numa", "loading", "precision", "store", "kv" } do
+    for _, name in ipairs { "numa", "loading", "precision", "store", "kv", "kv_memory" } do
         local fine, problem = pcall(ml[name], options[name])
         if not fine then wrong_usage("%s", problem) end
     end

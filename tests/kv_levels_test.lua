@@ -127,20 +127,20 @@ describe("the levels of a cache", function()
         math.randomseed(11)
         for _, bits in ipairs { 16, 8, 4 } do
             local shadow = model:session { kv = { bits = bits, hot_tokens = 128, window = "keep" } }
-            shadow:feed(range(1, 1500), { chunk = 100 })
+            shadow:feed(range(1, 1000), { chunk = 100 })
             local expected = bytes_of(shadow:logits())
             for _, window in ipairs { "cold", "disk" } do
                 local kv = { bits = bits, hot_tokens = 128, window = window, spill = spill_folder() }
                 local session = model:session { kv = kv }
-                session:feed(range(1, 1500), { chunk = 100 })
+                session:feed(range(1, 1000), { chunk = 100 })
                 local level, below = levels(session), window == "cold" and COLD or DISK
-                assert.equal(math.floor((1500 + 1 - 128) / PAGE) * layers / 2, level[below].pages)
+                assert.equal(math.floor((1000 + 1 - 128) / PAGE) * layers / 2, level[below].pages)
                 assert.equal(level[below].pages, level[below].lowered)
                 assert.equal(level[HOT].bytes + level[WARM].bytes + level[COLD].bytes, (session:bytes()))
                 assert.is_true(level[below].bytes < 1.01 * level[below].whole)
                 assert.equal("", entries(spill_folder()))
                 assert.equal(expected, bytes_of(session:logits()))
-                wander(session, shadow, 6, 150)
+                wander(session, shadow, 5, 100)
                 assert.is_true(levels(session)[below].raised > 0)
                 session:rewind(0)
                 assert.same({ 0, 0 }, { session:pages() })
@@ -154,37 +154,248 @@ describe("the levels of a cache", function()
 
     it("let a context that is larger than the budget stream, to the bit", function()
         math.randomseed(5)
-        for _, bits in ipairs { 16, 8 } do
+        for bits, memory in pairs { [16] = "1.5M", [8] = 1.25 * 2 ^ 20 } do
             local shadow = model:session { kv = { bits = bits, hot_tokens = 128, window = "keep" } }
-            shadow:feed(range(1, 3000), { chunk = 128 })
+            shadow:feed(range(1, 2500), { chunk = 128 })
             local expected = bytes_of(shadow:logits())
-            for _, memory in ipairs { "1.5M", 2 * 2 ^ 20 } do
-                local session = model:session { kv = { bits = bits, hot_tokens = 128, memory = memory,
-                    spill = spill_folder() } }
-                session:feed(range(1, 3000), { chunk = 128 })
-                assert.equal(expected, bytes_of(session:logits()))
-                wander(session, shadow, 4, 100)
-                local level, kv = levels(session), session:stats().kv
-                assert.is_true(level[DISK].pages > 0 and level[DISK].raised > level[DISK].pages)
-                assert.is_true(kv.reserved_peak <= kv.budget)
-                for i = 1, 3 do
-                    local words = { ids[i], ids[i + 10] }
-                    local one, other = session:fork(2000), shadow:fork(2000)
-                    moonloom.step_all({ session, one }, words)
-                    moonloom.step_all({ shadow, other }, words)
-                    assert.equal(bytes_of(other:logits()), bytes_of(one:logits()))
-                    assert.equal(bytes_of(shadow:logits()), bytes_of(session:logits()))
-                    one:close()
-                    other:close()
-                end
-                session:policy { bits = bits, hot_tokens = 128 } -- all of it may come back
-                session:step(ids[5])
-                shadow:step(ids[5])
+            local session = model:session { kv = { bits = bits, hot_tokens = 128, memory = memory,
+                spill = spill_folder() } }
+            session:feed(range(1, 2500), { chunk = 128 })
+            assert.equal(expected, bytes_of(session:logits()))
+            wander(session, shadow, 4, 100)
+            local level, kv = levels(session), session:stats().kv
+            assert.is_true(level[DISK].pages > 0 and level[DISK].raised > level[DISK].pages)
+            assert.is_true(kv.reserved_peak <= kv.budget)
+            for i = 1, 3 do
+                local words = { ids[i], ids[i + 10] }
+                local one, other = session:fork(2000), shadow:fork(2000)
+                moonloom.step_all({ session, one }, words)
+                moonloom.step_all({ shadow, other }, words)
+                assert.equal(bytes_of(other:logits()), bytes_of(one:logits()))
                 assert.equal(bytes_of(shadow:logits()), bytes_of(session:logits()))
-                shadow:rewind(3000)
-                session:close()
+                one:close()
+                other:close()
             end
+            session:policy { bits = bits, hot_tokens = 128 } -- all of it may come back
+            session:step(ids[5])
+            shadow:step(ids[5])
+            assert.equal(bytes_of(shadow:logits()), bytes_of(session:logits()))
+            session:close()
             shadow:close()
         end
+    end)
+
+    ffi.cdef [[
+        struct levels_limit { unsigned long now, most; };
+        int levels_getrlimit(int what, struct levels_limit *limit) __asm__("getrlimit");
+        int levels_setrlimit(int what, const struct levels_limit *limit) __asm__("setrlimit");
+        void *levels_signal(int number, void *handler) __asm__("signal");
+    ]]
+
+    -- Runs f while files cannot grow over `bytes`.
+    local function limited(limit, f)
+        local FSIZE, XFSZ, before = 1, 25, ffi.new("struct levels_limit")
+        C.levels_getrlimit(FSIZE, before)
+        local old = C.levels_signal(XFSZ, ffi.cast("void *", 1))
+        C.levels_setrlimit(FSIZE, ffi.new("struct levels_limit", limit, before.most))
+        local fine, problem = pcall(f)
+        C.levels_setrlimit(FSIZE, before)
+        C.levels_signal(XFSZ, old)
+        assert(fine, problem)
+    end
+
+    local function sentence_of(f, ...)
+        local fine, problem = pcall(f, ...)
+        assert.is_false(fine)
+        return tostring(problem)
+    end
+
+    describe("when the disk fails,", function()
+        local shadow
+        local kv = { bits = 16, window = "disk" }
+
+        setup(function()
+            kv.spill = spill_folder()
+            shadow = model:session { kv = { bits = 16, window = "keep" } }
+            shadow:feed(range(1, 1000))
+        end)
+
+        teardown(function() shadow:close() end)
+
+        -- The session was feeding range(1, 1000): it goes on, and comes to the same.
+        local function goes_on(session)
+            assert.is_true(session.position > 300)
+            session:feed(range(session.position + 1, 1000))
+            shadow:rewind(999):step(ids[1000])
+            assert.equal(bytes_of(shadow:logits()), bytes_of(session:logits()))
+        end
+
+        it("say so once; the session is whole, and goes on in memory or elsewhere", function()
+            for _, policy in ipairs { false, { bits = 16, window = "cold" }, kv } do
+                local session = model:session { kv = kv }
+                session:feed(range(1, 300))
+                limited(16384, function()
+                    local sentence = sentence_of(session.feed, session, range(301, 600), { chunk = 50 })
+                    assert.truthy(sentence:find("cannot be written: File too large; pages stay in memory", 1, true))
+                    session:feed(range(session.position + 1, 700), { chunk = 50 })
+                end)
+                if policy then session:policy(policy) end
+                goes_on(session)
+                session:close()
+            end
+        end)
+
+        it("on a full file system, too", function()
+            local room = folder.path("room")
+            os.execute("mkdir " .. room)
+            if os.execute(("mount -t tmpfs -o size=64k none %s 2>/dev/null"):format(room)) ~= 0 then return end
+            local session = model:session { kv = { bits = 16, window = "disk", spill = room } }
+            local sentence = sentence_of(session.feed, session, range(1, 800), { chunk = 50 })
+            assert.truthy(sentence:find("No space left on device", 1, true), sentence)
+            session:policy { bits = 16, window = "cold" }
+            goes_on(session)
+            session:close()
+            os.execute("umount " .. room)
+        end)
+
+        it("and a folder that cannot be used is refused at once", function()
+            local session = model:session { kv = { bits = 16, window = "cold" } }
+            session:feed(range(1, 400))
+            for _, path in ipairs { "/no/such/folder/x", "/proc" } do
+                local sentence = sentence_of(session.policy, session, { bits = 16, window = "disk", spill = path })
+                assert.truthy(sentence:find("the spill file in " .. path .. " cannot be made: ", 1, true), sentence)
+            end
+            goes_on(session)
+            session:close()
+        end)
+
+        it("damage is seen: nothing is computed from it, and a rewind goes around it", function()
+            local session = model:session { kv = kv }
+            session:feed(range(1, 700))
+            local pipe = io.popen("for f in /proc/$PPID/fd/*; do " ..
+                "case $(readlink $f) in *moonloom-spill*) echo $f;; esac; done")
+            local file
+            for path in pipe:lines() do file = path end
+            pipe:close()
+            local spilt = assert(io.open(file, "r+b"))
+            assert(spilt:write(("x"):rep(50000)))
+            spilt:close()
+            session:rewind(200)
+            local sentence = sentence_of(session.step, session, ids[201])
+            assert.truthy(sentence:find("is damaged at byte", 1, true), sentence)
+            assert.equal(200, session.position)
+            sentence = sentence_of(session.save, session, folder.path("x.session"))
+            assert.truthy(sentence:find("is damaged at byte", 1, true), sentence)
+            session:rewind(0):feed(range(1, 301))
+            goes_on(session)
+            session:close()
+        end)
+    end)
+
+    it("are full in the end: an error, or the session used least recently is given up", function()
+        for _, full in ipairs { "error", "evict" } do
+            local one = model:session { kv = { bits = 16, memory = "1.5M", full = full } }
+            one:feed(range(1, 300))
+            local two = one:fork(20)
+            if full == "error" then
+                local sentence = sentence_of(two.feed, two, range(1, 4000), { chunk = 64 })
+                assert.truthy(sentence:find("the cache is full: its budget is 1572864 bytes", 1, true), sentence)
+                assert.is_true(two.position > 300)
+                two:rewind(300)
+                one:feed(range(1, 10))
+            else
+                pcall(two.feed, two, range(1, 4000), { chunk = 64 })
+                local sentence = sentence_of(one.feed, one, "and")
+                assert.truthy(sentence:find("was given up to make room: its 300 tokens", 1, true), sentence)
+                two:rewind(300):feed(range(1, 10))
+            end
+            assert.is_true(two:stats().kv.reserved_peak <= 1.5 * 2 ^ 20)
+            two:close()
+            one:close()
+        end
+    end)
+
+    -- MOONLOOM_STRESS=600 runs it for so many seconds.
+    it("show the same as a cache without them, whatever sessions do", function()
+        local seconds = tonumber(os.getenv("MOONLOOM_STRESS") or "")
+        local seed = tonumber(os.getenv("MOONLOOM_SEED") or "") or 1
+        math.randomseed(seed)
+        local kv = { bits = 16, window = "cold", memory = "3M", spill = spill_folder() }
+        local first, shadow = model:session { kv = kv }, model:session { prefixes = false }
+        local pairs_of = { { first:feed(range(1, 700)), shadow:feed(range(1, 700)) } }
+        local began, round = os.time(), 0
+        local function compare(pair)
+            assert.equal(pair[2].position, pair[1].position)
+            if pair[1].position == 0 then return end
+            assert.equal(bytes_of(pair[2]:logits()), bytes_of(pair[1]:logits()),
+                ("seed %d, round %d"):format(seed, round))
+        end
+        local acts = {
+            function(pair)
+                local at = math.random(0, pair[1].position)
+                if #pairs_of < 20 then pairs_of[#pairs_of + 1] = { pair[1]:fork(at), pair[2]:fork(at) } end
+            end,
+            function(pair)
+                local at = math.random(0, pair[1].position)
+                for i = 1, 2 do pair[i]:rewind(at) end
+            end,
+            function(pair)
+                local begin = math.random(1, 3000)
+                local text = range(begin, begin + math.random(0, 120))
+                if pair[1].position > 2500 then return end
+                for i = 1, 2 do pair[i]:feed(text, { chunk = 50 }) end
+                compare(pair)
+            end,
+            function(pair)
+                local other = pairs_of[math.random(#pairs_of)]
+                if other == pair then return end
+                for i = 1, 2 do moonloom.step_all({ pair[i], other[i] }, { 5, 9 }) end
+                compare(pair)
+                compare(other)
+            end,
+            function(pair, at)
+                if #pairs_of < 3 then return end
+                for i = 1, 2 do pair[i]:close() end
+                table.remove(pairs_of, at)
+            end,
+            function(pair)
+                if pair[1].position == 0 then return end
+                local path = folder.path("stress.session")
+                pair[1]:save(path)
+                local restored = moonloom.restore(path, { model = model })
+                assert.same(pair[2]:tokens(), restored:tokens())
+                restored:step(3)
+                local next_one = pair[2]:fork()
+                next_one:step(3)
+                assert.equal(bytes_of(next_one:logits()), bytes_of(restored:logits()))
+                restored:close()
+                next_one:close()
+            end,
+            function()
+                kv.window = ({ "cold", "disk", "keep" })[math.random(3)]
+                kv.memory = ({ "3M", "2.5M", "4M" })[math.random(3)]
+                pairs_of[1][1]:policy(kv)
+            end,
+        }
+        local often = { 1, 2, 3, 3, 3, 3, 4, 4, 4, 5, 6, 7 }
+        while seconds and os.time() - began < seconds or not seconds and round < 120 do
+            round = round + 1
+            local at = math.random(#pairs_of)
+            acts[often[math.random(#often)]](pairs_of[at], at)
+        end
+        for _, pair in ipairs(pairs_of) do compare(pair) end
+        if seconds then print(("%d rounds in %d s, seed %d"):format(round, os.time() - began, seed)) end
+        local level = levels(pairs_of[1][1])
+        assert.is_true(level[COLD].raised + level[DISK].raised > 0)
+        local cache = pairs_of[1][1]
+        for i = 2, #pairs_of do
+            pairs_of[i][1]:close()
+            pairs_of[i][2]:close()
+        end
+        cache:rewind(0)
+        assert.same({ 0, 0 }, { cache:pages() })
+        assert.equal(0, (cache:bytes()))
+        cache:close()
+        pairs_of[1][2]:close()
     end)
 end)

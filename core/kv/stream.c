@@ -114,6 +114,7 @@ static void close_areas(ml_cache *cache) {
         ml_pool_give(cache->pool, stream->stages[i].area, stream->area_bytes);
         stream->stages[i].area = NULL;
     }
+    stream->area_bytes = 0;
     stream->pages = SPAN_PAGES;
 }
 
@@ -142,27 +143,42 @@ int64_t ml_stream_pages(const ml_cache *cache) {
     return cache->stream ? cache->stream->pages : SPAN_PAGES;
 }
 
+/* Both areas, or none. */
+static int take_areas(ml_cache *cache, int64_t bytes, uint8_t *areas[2]) {
+    for (int i = 0; i < 2; i++) {
+        areas[i] = ml_page_room(cache, bytes);
+        if (areas[i]) continue;
+        if (i > 0) ml_pool_give(cache->pool, areas[0], bytes);
+        return ML_E_MEMORY;
+    }
+    return ML_OK;
+}
+
 int ml_stream_open(ml_cache *cache, int64_t least) {
     ml_stream *stream = stream_of(cache);
     if (!stream) return ML_E_MEMORY;
     ml_stream_halt(cache);
-    close_areas(cache);
-    if (cache->places.memory == 0) return ML_OK;
+    if (cache->places.memory == 0) {
+        close_areas(cache);
+        return ML_OK;
+    }
     const int64_t largest = (int64_t)ml_place_largest(cache), share = cache->places.memory / 16,
                   most = share < STAGING_MOST ? share : STAGING_MOST;
-    /* The pool has powers of two without loss. */
+    /* The pool has powers of two without loss. Where it has no room for much, less will do. */
     int64_t bytes = 1;
     while (bytes < least * largest || (2 * bytes <= most && bytes < SPAN_PAGES * largest)) bytes *= 2;
-    const int64_t pages = bytes / largest < SPAN_PAGES ? bytes / largest / least * least : SPAN_PAGES;
-    stream->area_bytes = bytes;
-    for (int i = 0; i < 2; i++) {
-        stream->stages[i].area = ml_page_room(cache, stream->area_bytes);
-        if (stream->stages[i].area) continue;
+    uint8_t *areas[2];
+    int status = ML_E_MEMORY;
+    for (; bytes >= least * largest && bytes != stream->area_bytes; bytes /= 2) {
+        status = take_areas(cache, bytes, areas);
+        if (status != ML_OK) continue;
         close_areas(cache);
-        return ML_E_MEMORY;
+        for (int i = 0; i < 2; i++) stream->stages[i].area = areas[i];
+        stream->area_bytes = bytes;
+        stream->pages = bytes / largest < SPAN_PAGES ? bytes / largest / least * least : SPAN_PAGES;
+        return ML_OK;
     }
-    stream->pages = pages;
-    return ML_OK;
+    return stream->stages[0].area ? ML_OK : status; /* those that there are do as well */
 }
 
 /* ---- spans ---- */
@@ -180,8 +196,9 @@ static int place_job(ml_cache *cache, stage *s, job *j, int64_t *spare) {
         j->to = data;
         return ML_OK;
     }
-    if (!s->area) return ML_E_MEMORY; /* there is no budget: the pool has told what is wrong */
-    if (s->used + bytes > cache->stream->area_bytes) return ml_error(ML_E_MEMORY, "a staging area is too small");
+    if (!s->area || s->used + bytes > cache->stream->area_bytes) {
+        return ml_error(ML_E_MEMORY, "out of memory: %lld bytes for a page that attention needs", (long long)bytes);
+    }
     j->staged = 1;
     j->to = s->area + s->used;
     s->used += bytes;

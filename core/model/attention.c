@@ -469,8 +469,7 @@ static ml_span next_layer(const attention_work *work, const attend_group *group)
 }
 
 static int attend_streamed(attention_work *work) {
-    const int64_t heads = work->shape.kv_heads,
-                  step = ml_stream_pages(work->cache) * ML_PAGE_TOKENS / CHUNK;
+    const int64_t heads = work->shape.kv_heads, step = ml_stream_pages(work->cache) * ML_PAGE_TOKENS / CHUNK;
     const attend_group first = group_at(work, 0);
     int status = begin_totals(work);
     attend_group group = first, after;

@@ -29,6 +29,8 @@ M.common = {
         .. "they begin" },
     { name = "kv", type = "any", doc = "policy for keys and values: balanced, max_context, fastest, tiny_memory, a "
         .. "file, or bits such as 8 or 8,4; default: all plain" },
+    { name = "kv_memory", type = "any", doc = "bytes that each cache may have for keys and values, such as 2G; "
+        .. "default: no limit" },
 }
 
 local function find(parameters, name)
@@ -164,6 +166,7 @@ function M.apply_common(checked)
     if checked.threads then ml.check(ml.C.ml_threads_set(checked.threads)) end
     if checked.numa then require("moonloom").numa(checked.numa) end
     if checked.kv_store then require("moonloom").store(checked.kv_store) end
+    if checked.kv_memory then require("moonloom").kv_memory(checked.kv_memory) end
     if checked.load then require("moonloom").loading(checked.load) end
     if checked.precision then require("moonloom").precision(checked.precision) end
 end

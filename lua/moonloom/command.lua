@@ -60,6 +60,7 @@ function M.help(info)
         rows[#rows + 1] = { "--kv NAME|FILE|BITS", "policy for keys and values: balanced, max_context, fastest, "
             .. "tiny_memory, ... (default all plain)" }
     end
+    rows[#rows + 1] = { "--kv-memory BYTES", "for keys and values, such as 2G (default no limit)" }
     rows[#rows + 1] = { "--json", "print one JSON object on standard output and nothing else" }
     rows[#rows + 1] = { "--help", "this text" }
     local wide = 0

@@ -111,7 +111,7 @@ local function bytes(policy, name, default)
     return M.bytes(policy[name]) or fail("%s is a number of bytes, such as '2G', not %s", name, tostring(policy[name]))
 end
 
-local function word(policy, name, words, default)
+local function choice(policy, name, words, default)
     local given = policy[name] or default
     local list = {}
     for known_word in pairs(words) do list[#list + 1] = known_word end
@@ -123,11 +123,11 @@ end
 function M.place(handle, policy)
     local spill = policy.spill
     if spill ~= nil and type(spill) ~= "string" then fail("spill is the path of a folder, not %s", tostring(spill)) end
-    local window = word(policy, "window", WINDOW, "cold")
+    local window = choice(policy, "window", WINDOW, "cold")
     if window == C.ML_PLACE_DISK and not spill then fail("window = 'disk' needs spill, a folder for it") end
     check(C.ml_cache_places(handle, ffi.new("ml_places", {
         memory = bytes(policy, "memory", M.memory), disk = bytes(policy, "disk", 0), spill = spill, window = window,
-        evict = word(policy, "full", FULL, "error"),
+        evict = choice(policy, "full", FULL, "error"),
     })))
 end
 
