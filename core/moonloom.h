@@ -560,8 +560,9 @@ typedef struct ml_places {
 } ml_places;
 
 /* Sets the places of a cache; everything is copied. They may change at any time; ml_cache_settle() applies them from
- * then on. Above the memory budget, kept prefixes are forgotten first; then full pages go to the disk, or become cold
- * where there is none: of the sequence used least recently first, and of it the oldest. What attention needs comes back
+ * then on. Above the memory budget, kept prefixes are forgotten first; then full pages go to the disk (cold
+ * ones, which nobody reads, before others), or become cold where there is none: of the sequence used least recently
+ * first, and of it the oldest. What attention needs comes back
  * to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of the budget, unpacked ahead
  * by a thread. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small for the staging. */
 int ml_cache_places(ml_cache *cache, const ml_places *places);

@@ -232,16 +232,20 @@ static ml_sequence *next_used(const ml_cache *cache, const ml_sequence *after) {
     return next;
 }
 
-/* Lists full pages of a sequence, the oldest first, until `more` bytes are within the budget: those that every pass
- * reads, then with `all` those in a window, too. 1 if that is enough, or nothing more can go. */
-static int lower_sequence(lowering *w, ml_sequence *sequence, int64_t more, int all) {
+/* What goes first: cold pages, which nobody reads, then what is behind the windows, then what is in them. */
+enum { COLD_ONES, BEHIND, ALL, PASSES };
+
+/* Lists full pages of a sequence, the oldest first, until `more` bytes are within the budget. 1 if that is enough, or
+ * nothing more can go. */
+static int lower_sequence(lowering *w, ml_sequence *sequence, int64_t more, int pass) {
     const ml_cache *cache = w->cache;
     const int64_t full = sequence->length / ML_PAGE_TOKENS;
-    for (int64_t page = all ? 0 : sequence->lowered; page < full; page++) {
+    for (int64_t page = pass == BEHIND ? sequence->lowered : 0; page < full; page++) {
         int left = 0;
         for (int32_t l = 0; l < cache->layers; l++) {
             const int windowed = cache->model->layers[l].window > 0;
-            if (!all && windowed && page >= first_in_window(cache, sequence, l)) {
+            if (pass == COLD_ONES && !sequence->pages[page * cache->layers + l]->packed) continue;
+            if (pass != ALL && windowed && page >= first_in_window(cache, sequence, l)) {
                 left = 1;
                 continue;
             }
@@ -250,7 +254,7 @@ static int lower_sequence(lowering *w, ml_sequence *sequence, int64_t more, int 
             if (w->stuck || excess(cache, more) <= 0) return 1;
         }
         if (w->stuck) return 1;
-        if (!left && page == sequence->lowered) sequence->lowered++;
+        if (!left && pass == BEHIND && page == sequence->lowered) sequence->lowered++;
     }
     return 0;
 }
@@ -262,9 +266,9 @@ static int lower_all(ml_cache *cache, int64_t more) {
     int enough = excess(cache, more) <= 0;
     for (size_t i = 0; cache->raised && i < cache->count; i++) cache->sequences[i].lowered = 0;
     cache->raised = 0;
-    for (int all = 0; all < 2 && !enough; all++) {
+    for (int pass = disk ? COLD_ONES : BEHIND; pass < PASSES && !enough; pass++) {
         ml_sequence *s = NULL;
-        while (!enough && (s = next_used(cache, s))) enough = lower_sequence(&w, s, more, all);
+        while (!enough && (s = next_used(cache, s))) enough = lower_sequence(&w, s, more, pass);
         flush(&w);
         enough = enough || excess(cache, more) <= 0;
     }
