@@ -23,9 +23,6 @@ static const struct {
     [ML_TUNING_EXPERTS] = {"experts", "all experts that have work in one parallel region; off: expert after expert"},
     [ML_TUNING_FLASH] = {"flash", "neighbouring rows of a prompt attend together, page by page; off: row by row"},
     [ML_TUNING_GROUPED] = {"grouped", "query heads that share keys and values attend together; off: one by one"},
-    [ML_TUNING_WINDOW] = {"window",
-                          "layers with a sliding window read the pages in it; off: all pages, with the others "
-                          "masked"},
     [ML_TUNING_SHARE] = {"share", "threads share the context of a few rows; off: a row and head is one thread's"},
     [ML_TUNING_PREFETCH] = {"prefetch",
                             "the next page of keys and values is fetched during this one; off: when its turn "

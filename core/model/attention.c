@@ -200,18 +200,13 @@ static int64_t first_seen(const attention_work *work, int64_t position) {
     return window > 0 && position >= window ? position + 1 - window : 0;
 }
 
-/* First token from which on a row at `position` reads pages: those before it are masked. */
-static int64_t first_read(const attention_work *work, int64_t position) {
-    return ml_tuned(ML_TUNING_WINDOW) ? first_seen(work, position) : 0;
-}
-
 /* 1 if a row of the batch reads a quantised page. */
 static int reads_warm(const attention_work *work) {
     const ml_cache *cache = work->cache;
     for (int64_t r = 0; cache->warm_pages > 0 && r < work->batch->active_rows; r++) {
         const ml_row *row = &work->batch->row[r];
         const ml_sequence *sequence = &cache->sequences[row->sequence];
-        const int64_t first = first_read(work, row->position);
+        const int64_t first = first_seen(work, row->position);
         for (int64_t t = first - first % ML_PAGE_TOKENS; t <= row->position; t += ML_PAGE_TOKENS) {
             if (!ml_cache_page(cache, sequence, work->layer, t)->format->plain) return 1;
         }
@@ -228,7 +223,7 @@ static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_
     const ml_row *row = &work->batch->row[tile->row];
     const ml_sequence *sequence = &cache->sequences[row->sequence];
     const int32_t kv_head = head * work->batch->model->config.kv_heads / c->kv_heads;
-    const int64_t first = first_read(work, row->position), end = row->position + tile->rows;
+    const int64_t first = first_seen(work, row->position), end = row->position + tile->rows;
     const int64_t last = (chunk + 1) * CHUNK < end ? (chunk + 1) * CHUNK : end;
     ml_attend page = {.rows = tile->rows, .group = group_of(c), .head_dim = c->head_dim, .q = s->q};
     page.from = s->from;
@@ -328,7 +323,7 @@ static void make_tiles(attention_work *work) {
                row[rows].position == row->position + rows) {
             rows++;
         }
-        const int64_t chunk = first_read(work, row->position) / CHUNK;
+        const int64_t chunk = first_seen(work, row->position) / CHUNK;
         const int64_t chunks = (row->position + rows - 1) / CHUNK + 1 - chunk;
         b->tiles[work->tiles++] =
             (ml_tile){(int32_t)r, (int32_t)rows, (int32_t)chunk, (int32_t)chunks, work->items, work->parts};
