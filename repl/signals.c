@@ -129,6 +129,7 @@ void signals_install(lua_State *L, const char *library) {
     handle(SIGTERM, on_end, 0);
     handle(SIGHUP, on_end, 0);
     handle(SIGPIPE, SIG_DFL, 0); /* some parents ignore it, and `moonloom ... | head` must end */
+    handle(SIGXFSZ, SIG_IGN, 0); /* a write beyond `ulimit -f` fails with a sentence instead */
 }
 
 void signals_forget(void) {
