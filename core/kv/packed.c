@@ -4,9 +4,14 @@
 #include "base/memory.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <zstd.h>
 
-enum { LEVEL = 1 }; /* higher ones gain 1 to 2 % on keys and values and cost a multiple */
+enum {
+    LEVEL = 1,  /* higher ones gain 1 to 2 % on keys and values and cost a multiple */
+    WORTH = 16, /* what zstd does not make smaller by 1/16 is stored as it is: to read that is a copy */
+    BLOCK_MOST = 128 << 10
+};
 
 struct ml_packer {
     ZSTD_CCtx *compress;
@@ -39,7 +44,7 @@ void ml_packer_free(ml_packer *packer) {
 }
 
 size_t ml_packed_bound(size_t bytes) {
-    return ZSTD_compressBound(bytes);
+    return ZSTD_compressBound(bytes) + 512; /* that of one piece, and what four have of headers at most */
 }
 
 /* Byte b of number i from i * element + b to b * count + i; what is left over follows. */
@@ -67,19 +72,53 @@ static void join(const uint8_t *data, size_t bytes, size_t element, uint8_t *out
     for (size_t i = count * element; i < bytes; i++) out[i] = data[i];
 }
 
+static uint8_t *put(uint8_t *out, uint32_t number, int bytes) {
+    for (int i = 0; i < bytes; i++) *out++ = (uint8_t)(number >> 8 * i);
+    return out;
+}
+
+/* A zstd frame of blocks that are not compressed (RFC 8878, section 3.1.1). Returns its bytes. */
+static size_t raw(const uint8_t *data, size_t bytes, uint8_t *out) {
+    uint8_t *to = put(out, 0xFD2FB528u, 4);
+    to = put(to, 0xA0, 1); /* one segment, its size in 4 bytes */
+    to = put(to, (uint32_t)bytes, 4);
+    for (size_t done = 0, count; done < bytes; done += count) {
+        count = bytes - done < BLOCK_MOST ? bytes - done : BLOCK_MOST;
+        to = put(to, (uint32_t)(done + count == bytes) | (uint32_t)count << 3, 3);
+        memcpy(to, data + done, count);
+        to += count;
+    }
+    return (size_t)(to - out);
+}
+
+/* A frame of one piece; 0 if zstd failed. */
+static size_t pack_piece(ml_packer *packer, const uint8_t *data, size_t bytes, uint8_t *out) {
+    const size_t packed = ZSTD_compressCCtx(packer->compress, out, ZSTD_compressBound(bytes), data, bytes, LEVEL);
+    if (ZSTD_isError(packed)) {
+        ml_error(ML_E_MEMORY, "zstd: %s", ZSTD_getErrorName(packed));
+        return 0;
+    }
+    return packed <= bytes - bytes / WORTH ? packed : raw(data, bytes, out);
+}
+
 size_t ml_pack(ml_packer *packer, const uint8_t *data, size_t bytes, size_t element, uint8_t *out) {
-    if (bytes > packer->largest) {
-        ml_error(ML_E_ARGUMENT, "a packer for %zu bytes got %zu", packer->largest, bytes);
+    if (bytes < element || bytes > packer->largest) {
+        ml_error(ML_E_ARGUMENT, "a packer for %zu to %zu bytes got %zu", element, packer->largest, bytes);
         return 0;
     }
     if (element > 1) {
         split(data, bytes, element, packer->split);
         data = packer->split;
     }
-    const size_t packed = ZSTD_compressCCtx(packer->compress, out, ml_packed_bound(bytes), data, bytes, LEVEL);
-    if (!ZSTD_isError(packed)) return packed;
-    ml_error(ML_E_MEMORY, "zstd: %s", ZSTD_getErrorName(packed));
-    return 0;
+    size_t packed = 0;
+    const size_t count = bytes / element;
+    for (size_t b = 0; b < element; b++) {
+        const size_t size =
+            pack_piece(packer, data + b * count, b + 1 < element ? count : bytes - b * count, out + packed);
+        if (size == 0) return 0;
+        packed += size;
+    }
+    return packed;
 }
 
 int ml_unpack(ml_packer *packer, const uint8_t *packed, size_t packed_bytes, size_t element, uint8_t *out,
