@@ -33,7 +33,7 @@ compile_all() { # compile_all COMPILER [flags]
     [[ $file == core/*.c ]] || continue
     flags=()
     if [[ $* == *--aarch64* ]]; then
-      [[ $file == */neon_panel.c ]] && flags=(-march=armv8.2-a+dotprod)
+      [[ $file == */neon_panel.c || $file == */neon_warm_dot.c ]] && flags=(-march=armv8.2-a+dotprod)
     else
       case $file in
         */avx2*.c) flags=(-mavx2 -mfma -mf16c) ;;

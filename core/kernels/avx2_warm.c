@@ -4,7 +4,7 @@
 #include "kernels/avx2_lanes.h"
 #include "kernels/kernels.h"
 
-enum { MOST8 = 4, WIDE8 = 4, MOST4 = 4, WIDE4 = 4 };
+enum { MOST8 = 4, WIDE8 = 4, MIDDLE8 = 128, MOST4 = 4, WIDE4 = 4 };
 
 typedef __m256i vi;
 typedef struct codes8 {

@@ -4,7 +4,7 @@
 #include "kernels/avx512_lanes.h"
 #include "kernels/kernels.h"
 
-enum { MOST8 = 8, WIDE8 = 4, MOST4 = 8, WIDE4 = 8 };
+enum { MOST8 = 8, WIDE8 = 4, MIDDLE8 = 128, MOST4 = 8, WIDE4 = 8 };
 
 typedef __m512i vi;
 typedef struct codes8 {

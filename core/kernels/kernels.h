@@ -182,9 +182,11 @@ void ml_kernels_amx_emulated(ml_kernels *table);
 void ml_kernels_avx2_panel(ml_kernels *table);
 void ml_kernels_avx512_panel(ml_kernels *table);
 void ml_kernels_neon_panel(ml_kernels *table);
-/* attend_warm alone; the third where the CPU has AVX-512 VNNI. */
+/* attend_warm alone; the third where the CPU has AVX-512 VNNI, the last where it has SDOT. */
 void ml_kernels_scalar_warm(ml_kernels *table);
 void ml_kernels_avx2_warm(ml_kernels *table);
 void ml_kernels_avx512_warm(ml_kernels *table);
+void ml_kernels_neon_warm(ml_kernels *table);
+void ml_kernels_neon_warm_dot(ml_kernels *table);
 
 #endif

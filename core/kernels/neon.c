@@ -1,92 +1,13 @@
-/* Kernels for aarch64: four floats a vector. All of it is in the baseline of ARMv8.0 (f16 conversion and fused
- * multiplication too), so the file needs no flags of its own. */
+/* Kernels for aarch64, of the baseline of ARMv8.0; what needs more (neon_panel.c, neon_warm_dot.c) comes in where the
+ * CPU promises it. Compiled and run under qemu only, never timed. */
 #if defined(__aarch64__)
 #include "base/cpu.h"
 #include "kernels/kernels.h"
+#include "kernels/neon_lanes.h"
 #include "tensor/blocks.h"
 #include "tensor/dtype.h"
 
-#include <arm_neon.h>
 #include <stddef.h>
-
-enum { W = 4 };
-typedef float32x4_t vf;
-
-static inline vf v_load(const float *p) {
-    return vld1q_f32(p);
-}
-static inline void v_store(float *p, vf v) {
-    vst1q_f32(p, v);
-}
-static inline vf v_load_part(const float *p, int64_t n) {
-    const vf zero = vdupq_n_f32(0);
-    switch (n) {
-    case 1:
-        return vld1q_lane_f32(p, zero, 0);
-    case 2:
-        return vcombine_f32(vld1_f32(p), vget_low_f32(zero));
-    case 3:
-        return vld1q_lane_f32(p + 2, vcombine_f32(vld1_f32(p), vget_low_f32(zero)), 2);
-    default:
-        return v_load(p);
-    }
-}
-static inline void v_store_part(float *p, vf v, int64_t n) {
-    switch (n) {
-    case 1:
-        vst1q_lane_f32(p, v, 0);
-        break;
-    case 2:
-        vst1_f32(p, vget_low_f32(v));
-        break;
-    case 3:
-        vst1_f32(p, vget_low_f32(v));
-        vst1q_lane_f32(p + 2, v, 2);
-        break;
-    default:
-        v_store(p, v);
-    }
-}
-static inline vf v_load_bf16(const uint16_t *p) {
-    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
-}
-static inline vf v_set(float x) {
-    return vdupq_n_f32(x);
-}
-static inline vf v_fma(vf a, vf b, vf c) {
-    return vfmaq_f32(c, a, b);
-}
-/* Not vmaxq and vminq, which give NaN wherever there is one. */
-static inline vf v_max(vf a, vf b) {
-    return vbslq_f32(vcgtq_f32(a, b), a, b);
-}
-static inline vf v_min(vf a, vf b) {
-    return vbslq_f32(vcltq_f32(a, b), a, b);
-}
-static inline vf v_round(vf x) {
-    return vrndnq_f32(x);
-}
-/* 2^n has no float for n = 128 and below -126, so x is multiplied twice, by powers of about half of n. */
-static inline vf v_power(vf x, vf n) {
-    const int32x4_t whole = vcvtq_s32_f32(n), half = vshrq_n_s32(whole, 1), rest = vsubq_s32(whole, half);
-    const int32x4_t bias = vdupq_n_s32(127);
-    const vf a = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(half, bias), 23));
-    const vf b = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23));
-    return x * a * b;
-}
-static inline float v_sum(vf v) {
-    return vaddvq_f32(v);
-}
-static inline float v_top(vf v) {
-    return vmaxvq_f32(v);
-}
-static inline void v_store_bf16(uint16_t *out, vf v) {
-    const uint32x4_t bits = vreinterpretq_u32_f32(v), top = vshrq_n_u32(bits, 16);
-    const uint32x4_t odd = vandq_u32(top, vdupq_n_u32(1));
-    const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff))), 16);
-    const uint32x4_t quiet = vorrq_u32(top, vdupq_n_u32(0x40));
-    vst1_u16(out, vmovn_u32(vbslq_u32(vceqq_f32(v, v), rounded, quiet)));
-}
 
 static uint64_t read_stream(const void *area, int64_t bytes) {
     const uint64_t *p = area;
@@ -130,7 +51,7 @@ static void unpack_f32(const uint8_t *block, int part, const float *scales, vf *
 
 static void unpack_f16(const uint8_t *block, int part, const float *scales, vf *w) {
     (void)part, (void)scales;
-    for (int i = 0; i < 8; i++) w[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const void *)(block + 8 * i))));
+    for (int i = 0; i < 8; i++) w[i] = v_load_f16((const void *)(block + 8 * i));
 }
 
 static void unpack_bf16(const uint8_t *block, int part, const float *scales, vf *w) {
@@ -246,7 +167,10 @@ void ml_kernels_neon(ml_kernels *table) {
     fill(table, "neon", 8);
     PUT(ML_Q8_0, q8_0);
     PUT(ML_MXFP4, mxfp4);
-    if (ml_cpu_get()->dotprod) ml_kernels_neon_panel(table);
+    ml_kernels_neon_warm(table);
+    if (!ml_cpu_get()->dotprod) return;
+    ml_kernels_neon_panel(table);
+    ml_kernels_neon_warm_dot(table);
 }
 #else
 /* Nothing here for other processors. */

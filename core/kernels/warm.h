@@ -13,6 +13,7 @@
  *   whole_store(v, bits, row)   v, rounded, to the first W numbers of a row (4 bits: to their high bytes); returns
  *                             them as floats
  *   MOST8 MOST4 WIDE8 WIDE4   queries whose sums fit the registers, of one vector of lanes and of two
+ *   MIDDLE8                   what codes of 8 bits are too large by once loaded: 128, or 0 if load8 has taken it out
  *
  * Whole-number sums are exact, so neither their order nor the rows beside change them; every f32 number belongs to one
  * query and comes about in one way. Scores are worked on times log2(e): 2^x is cheaper than e^x. */
@@ -211,7 +212,7 @@ static void find_scores(const ml_attend *work, const warm_side *side, warm_block
     }
     for (int64_t i = 0; i < b->queries; i++) {
         const ml_query *q = (const void *)(queries + i * bytes);
-        const int32_t middle = few ? 8 * q->high_sum : 128 * q->whole_sum;
+        const int32_t middle = few ? 8 * q->high_sum : MIDDLE8 * q->whole_sum;
         const vf scale = v_set(q->scale * unit * (few ? 256.0f : 1.0f)), sum = v_set(q->sum * unit);
         const vf base = v_set(shared[i] * (q->scale * unit));
         for (int64_t t = 0; t < PAGE; t += W) {
@@ -272,7 +273,7 @@ static void find_weights(const ml_attend *work, warm_block *b) {
 static void round_weights(const ml_attend *work, const warm_side *side, warm_block *b) {
     const ml_whole_row row = {(void *)b->rows, (void *)(b->rows + 2 * PAGE), (void *)(b->rows + 3 * PAGE)};
     const int bits = work->value_bits;
-    const float parts = bits == 4 ? ML_WHOLE_TOP / 256 : ML_WHOLE_TOP, middle = bits == 4 ? -8 : -128;
+    const float parts = bits == 4 ? ML_WHOLE_TOP / 256 : ML_WHOLE_TOP, middle = bits == 4 ? -8 : -MIDDLE8;
     float inverse[BLOCK];
     for (int64_t i = 0; i < b->queries; i++) {
         const float *p = b->score + i * PAGE;

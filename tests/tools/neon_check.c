@@ -301,6 +301,116 @@ static void check_attention(void) {
     }
 }
 
+/* ---- attention to quantised pages ---- */
+
+#define KEY_UNIT   0x1p-12f
+#define VALUE_UNIT 0.5f
+
+/* A side of `bits` bits with random codes. Its steps are whole numbers up to 127, which the first token has, times
+ * `step` of the units: so weights that are all 1 become whole numbers without rounding. */
+static uint8_t *warm_side(int bits, int values, int64_t dim, float step, float unit) {
+    const int64_t offset = ml_codes_offset(dim, bits, values), codes = dim * PAGE * bits / 8;
+    uint8_t *p = room((size_t)(offset + codes));
+    for (int64_t t = 0; t < PAGE; t++) {
+        put_f16(p + 2 * t, step / unit * (float)(t == 0 ? 127 : 1 + below(127)));
+        put_f16(p + 2 * (PAGE + t), uniform(0.25f / unit));
+    }
+    int16_t *means = (int16_t *)(void *)p + 2 * PAGE;
+    for (int64_t i = 0; 256 + 2 * i < offset; i++) means[i] = (int16_t)uniform(0.5f / unit);
+    for (int64_t i = 0; i < codes; i++) p[offset + i] = (uint8_t)next();
+    return p;
+}
+
+static uint8_t *warm_queries(const float *q, int64_t queries, int64_t dim) {
+    uint8_t *whole = room((size_t)(queries * ml_query_bytes(dim)));
+    for (int64_t i = 0; i < queries; i++) ml_query_quantize(q + i * dim, dim, whole + i * ml_query_bytes(dim));
+    return whole;
+}
+
+/* Over all tokens of a page. With `flat` queries of zeros, nothing but the last bits of f32 may differ; else a weight
+ * may fall on the other side of a half, which is one part of 127 (4 bits) or 32512. */
+static void check_warm(int key_bits, int value_bits, int64_t rows, int64_t group, int64_t dim, int flat) {
+    const int64_t queries = rows * group;
+    int32_t *from = room((size_t)rows * sizeof *from), *to = room((size_t)rows * sizeof *to);
+    float *q = floats(queries * dim, flat ? 0 : 2 / sqrtf((float)dim)), *area = floats(2 * dim * PAGE, 0);
+    uint8_t *whole = warm_queries(q, queries, dim);
+    state_of a = start_state(queries, dim), b = start_state(queries, dim), c = start_state(queries, dim);
+    float most = 0.25f; /* of an element */
+    for (int page = 0; page < PAGES; page++) {
+        for (int64_t r = 0; r < rows; r++) {
+            from[r] = flat || r % 3 ? 0 : (int32_t)below(PAGE);
+            to[r] = flat || r % 3 == 1 ? PAGE : (int32_t)below(PAGE + 1);
+        }
+        const float key_step = 0x1p-8f / (float)(1 << key_bits), value_step = 0x1p-6f / (float)(1 << value_bits);
+        void *keys = key_bits == 16 ? side(ML_BF16, dim * PAGE) : warm_side(key_bits, 0, dim, key_step, KEY_UNIT);
+        void *values =
+            value_bits == 16 ? side(ML_BF16, dim * PAGE) : warm_side(value_bits, 1, dim, value_step, VALUE_UNIT);
+        most = value_bits == 16 ? 1 : most + 127 * value_step * (float)(1 << value_bits) / 2;
+        ml_attend work = {.rows = rows,
+                          .group = group,
+                          .head_dim = dim,
+                          .q = q,
+                          .whole = whole,
+                          .from = from,
+                          .to = to,
+                          .keys = keys,
+                          .values = values,
+                          .next_keys = keys,
+                          .next_values = values,
+                          .dtype = ML_BF16,
+                          .key_bits = key_bits,
+                          .value_bits = value_bits,
+                          .key_unit = KEY_UNIT,
+                          .value_unit = VALUE_UNIT,
+                          .area = area,
+                          .top = a.top,
+                          .sum = a.sum,
+                          .acc = a.acc};
+        scalar.attend_warm(&work);
+        work.top = b.top, work.sum = b.sum, work.acc = b.acc;
+        neon.attend_warm(&work);
+        for (int64_t r = 0; r < rows; r++) { /* row by row */
+            ml_attend row = work;
+            row.rows = 1, row.q = q + r * group * dim, row.from = from + r, row.to = to + r;
+            row.whole = whole + r * group * ml_query_bytes(dim);
+            row.top = c.top + r * group, row.sum = c.sum + r * group, row.acc = c.acc + r * group * dim;
+            neon.attend_warm(&row);
+        }
+        free(keys), free(values);
+    }
+    const float near = flat || value_bits == 16 ? 2e-5f : value_bits == 8 ? 1e-4f : 0.02f;
+    for (int64_t i = 0; i < queries; i++) {
+        if (a.top[i] != -INFINITY) {
+            expect(fabsf(a.top[i] - b.top[i]) <= 2e-6f * fabsf(a.top[i]) + 2e-5f, "top", i, b.top[i], a.top[i]);
+        }
+        expect(fabsf(a.sum[i] - b.sum[i]) <= 5e-5f * fabsf(a.sum[i]), "sum", i, b.sum[i], a.sum[i]);
+    }
+    for (int64_t i = 0; i < queries * dim; i++) {
+        expect(fabsf(a.acc[i] - b.acc[i]) <= near * most * a.sum[i / dim], "acc", i, b.acc[i], a.acc[i]);
+        expect(b.acc[i] == c.acc[i], "acc of a row alone", i, b.acc[i], c.acc[i]);
+    }
+    end_state(a), end_state(b), end_state(c);
+    free(from), free(to), free(q), free(area), free(whole);
+}
+
+static void check_warm_attention(void) {
+    static const int dims[] = {8, 40, 64};
+    static const int bits[][2] = {{8, 8}, {4, 4}, {8, 4}, {4, 8}, {16, 8}, {16, 4}, {8, 16}, {4, 16}};
+    for (int m = 0; m < 8; m++) {
+        check_warm(bits[m][0], bits[m][1], 2, 8, 256, 0);
+        for (int d = 0; d < 3; d++) {
+            for (int64_t group = 1; group <= 8; group++) {
+                check_warm(bits[m][0], bits[m][1], 1, group, dims[d], 0);
+                check_warm(bits[m][0], bits[m][1], 1 + below(9), group, dims[d], 0);
+                check_warm(bits[m][0], bits[m][1], 1 + below(3), group, dims[d], 1);
+            }
+        }
+        char name[64];
+        snprintf(name, sizeof name, "attend_warm, %d and %d bits", bits[m][0], bits[m][1]);
+        finish(name);
+    }
+}
+
 /* ---- products in whole numbers ---- */
 
 static void check_whole_shape(int dtype, int64_t rows, int64_t k, int64_t count) {
@@ -373,6 +483,7 @@ int main(void) {
     check_activations();
     check_bits();
     check_attention();
+    check_warm_attention();
     check_whole();
     const double operations = neon.multiply_rounds(10);
     expect(operations > 0, "operations", 10, operations, 1);
