@@ -531,15 +531,17 @@ typedef struct ml_policy {
 } ml_policy;
 
 /* Sets the policy of a cache; everything is copied. It may change at any time: ml_cache_settle() applies it from then
- * on, to pages that are quantised already only where that makes them smaller. `rotate` can only change while no page is
- * quantised. */
+ * on, to pages that are quantised already only where that makes them smaller, wherever they lie (those on disk are read
+ * and written anew, which takes its time). These are quantised from what they are then: a little further from the plain
+ * numbers than with the fewer bits from the start. `rotate` can only change while no page is quantised. */
 int ml_cache_policy(ml_cache *cache, const ml_policy *policy);
 /* Quantises the full pages that the policy no longer keeps plain, in place for all sequences that share them; on all
  * threads. To be called after ml_forward(), and after a new policy. Pages with infinite or NaN numbers stay plain, and
  * so do all when memory for that runs out. A sequence that goes on in the middle of a quantised page gets a plain copy
- * of it; its old tokens keep their codes when that is quantised again, so nothing is ever quantised twice. Then puts
- * pages down as the places say; pages that are down already are not quantised any more. ML_E_IO if the spill file
- * fails: pages stay in memory from then on, until the places are set again. */
+ * of it; its old tokens keep their codes when that is quantised again, so under one policy nothing is quantised twice.
+ * Then puts pages down as the places say. What a page becomes does not depend on where it lies: pages that are down
+ * are brought up for that. ML_E_IO if the spill file fails: pages stay in memory from then on, until the places are set
+ * again. ML_E_INTERRUPTED while pages come up: the next call goes on. */
 int ml_cache_settle(ml_cache *cache);
 /* Where a page can be. */
 enum {

@@ -168,7 +168,7 @@ function M.step_all(sessions, ids)
     return require("moonloom.session").step_all(sessions, ids)
 end
 
---- moonloom.restore(path, { model =, recompute = }) -> the session that session:save(path) saved.
+--- moonloom.restore(path, { model =, kv =, recompute = }) -> the session that session:save(path) saved.
 function M.restore(path, options)
     return require("moonloom.saved").restore(path, options)
 end

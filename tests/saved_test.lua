@@ -193,6 +193,58 @@ describe("a saved session", function()
         end
     end)
 
+    it("goes on bit for bit where it does not fit into memory, on whatever level there is below", function()
+        local spill = folder.path("spill")
+        os.execute("mkdir " .. spill)
+        for bits, memory in pairs { [16] = "1M", [8] = "1.25M" } do
+            local one = model:session { kv = { bits = bits, hot_tokens = 128, window = "keep" } }
+            one:feed(ids_of(bits == 16 and 2500 or 6000, bits), { chunk = 128 })
+            local name = folder.path("large.session")
+            one:save(name)
+            local before, pages = one:stats().kv.used, { one:pages() }
+            for _, window in ipairs { "keep", "cold", "disk" } do
+                local kv = { memory = memory, spill = spill, window = window, hot_tokens = 128, bits = bits }
+                moonloom.kv(kv)
+                local fine, other = pcall(moonloom.restore, name)
+                moonloom.kv(false)
+                assert(fine, other)
+                local kv_stats, levels = other:stats().kv, other:levels():data().levels
+                assert.is_true(kv_stats.reserved_peak <= kv_stats.budget and before > 2 * kv_stats.budget)
+                assert.is_true(levels.disk.pages > 20 and levels.disk.raised == 0)
+                assert.same(pages, { other:pages() })
+                assert.same(one:tokens(), other:tokens())
+                local twin = moonloom.restore(name)
+                for _ = 1, 3 do
+                    local more = ids_of(90, twin.position)
+                    same(copy(twin:feed(more)), copy(other:feed(more)))
+                end
+                same(copy(twin:rewind(700):feed(ids_of(30, 4))), copy(other:rewind(700):feed(ids_of(30, 4))))
+                assert.is_true(other:stats().kv.reserved_peak <= kv_stats.budget)
+                other:close()
+                twin:close()
+            end
+            one:close()
+        end
+        -- Without a level below there is a sentence, and nothing stays behind.
+        local before = moonloom.kv_memory()
+        moonloom.kv_memory("1M")
+        local one = model:session { kv = { bits = 16, memory = "8M" } }
+        local name = folder.path("large.session")
+        one:feed(ids_of(2500, 1)):save(name)
+        assert.truthy(sentence_of(restore, name):find("the cache is full: its budget is 1048576 bytes", 1, true))
+        local empty = model:session()
+        assert.same({ 0, 0 }, { empty:pages() })
+        moonloom.kv_memory(before)
+        moonloom.restore(name, { kv = { bits = 8, memory = "1M", spill = spill } }):close()
+        local other = moonloom.restore(name, { kv = { bits = 8, hot_tokens = 0, memory = "1M", spill = spill } })
+        assert.equal(39 * saved.layers, select(2, other:pages())) -- the policy that was asked for holds
+        other:close()
+        assert.truthy(sentence_of(restore, name, { kv = { bits = 5 } }):find("are 16, 8 or 4, not 5", 1, true))
+        assert.truthy(sentence_of(restore, name, { kv = { spill = "/no/such" } }):find("cannot be made", 1, true))
+        empty:close()
+        one:close()
+    end)
+
     it("is known to sessions that begin like it, once restored", function()
         model:keep_prefixes(2 ^ 20)
         local again = moonloom.restore(path)

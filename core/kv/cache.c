@@ -240,16 +240,17 @@ static int grow_sequence(const ml_cache *cache, ml_sequence *sequence, int64_t t
 
 int ml_sequence_share(ml_cache *cache, ml_sequence *sequence, ml_page *const *pages, const int32_t *ids,
                       int64_t tokens) {
-    int status = grow_sequence(cache, sequence, tokens);
+    int status = grow_sequence(cache, sequence, sequence->length + tokens);
     if (status != ML_OK) return status;
     const size_t pointers = pages_for(tokens) * (size_t)cache->layers;
+    ml_page **slots = sequence->pages + sequence->page_count * (size_t)cache->layers;
     for (size_t i = 0; i < pointers; i++) {
-        sequence->pages[i] = pages[i];
+        slots[i] = pages[i];
         ml_page_hold(cache, pages[i]);
     }
-    if (tokens) memcpy(sequence->ids, ids, (size_t)tokens * sizeof *ids);
-    sequence->page_count = pages_for(tokens);
-    sequence->length = tokens;
+    if (tokens) memcpy(sequence->ids + sequence->length, ids, (size_t)tokens * sizeof *ids);
+    sequence->page_count += pages_for(tokens);
+    sequence->length += tokens;
     return ML_OK;
 }
 

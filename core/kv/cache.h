@@ -15,7 +15,7 @@ typedef struct ml_page {
     uint8_t *data;           /* format->bytes, 64-byte aligned; NULL: they are not in memory */
     struct ml_page *origin;  /* held; a plain page that was decoded from a quantised one: that one, else NULL */
     int32_t frozen;          /* tokens from the first on that still are the origin's */
-    int32_t queued;          /* it waits to be quantised (kv/settle.c) */
+    int32_t queued;          /* works under way that need it where it is (kv/settle.c, kv/lower.c) */
     int32_t layer;
     uint8_t *packed;        /* its bytes as the pool has them when it is cold, else NULL */
     struct ml_spill *spill; /* the file that has them, or NULL; a page may be in memory, too, but not changed then */
@@ -116,8 +116,8 @@ uint8_t *ml_page_room(ml_cache *cache, int64_t bytes);
 /* Gives a page in memory other data, in another format; all who show it see that. Its old data goes back to the pool,
  * what was packed is forgotten. */
 void ml_page_replace(ml_cache *cache, ml_page *page, const ml_format *format, uint8_t *data);
-/* Makes the empty sequence show the first `tokens` of the pages {pages, layers} and take their ids. ML_E_MEMORY leaves
- * it empty. */
+/* Makes the sequence, which ends where a page does, show the first `tokens` of the pages {pages, layers} after its own,
+ * and take their ids. ML_E_MEMORY leaves it as it was. */
 int ml_sequence_share(ml_cache *cache, ml_sequence *sequence, ml_page *const *pages, const int32_t *ids,
                       int64_t tokens);
 /* Gives back all that a sequence holds and leaves it zeroed. */

@@ -155,7 +155,7 @@ static void flush(lowering *w) {
     ml_parallel(w->count, 1, pack_pages, w);
     for (int i = 0; i < w->count; i++) {
         ml_page *page = w->pages[i];
-        page->queued = 0;
+        page->queued--;
         if (w->sizes[i] == 0) continue;
         put_down(w, page, page->packed ? page->packed : w->packed + (size_t)i * w->bound, w->sizes[i]);
     }
@@ -183,7 +183,7 @@ static int begin(lowering *w) {
 static int add(lowering *w, ml_page *page) {
     const int goes = page->data || (w->place == ML_PLACE_DISK && page->packed);
     if (!goes || page->queued || page->staged || begin(w) != ML_OK) return 0;
-    page->queued = 1;
+    page->queued++;
     w->pages[w->count++] = page;
     w->saved += w->place == ML_PLACE_DISK ? ml_page_held(page) : page->format->bytes / 16;
     if (w->count == ROUND) flush(w);
@@ -297,10 +297,12 @@ static int evict(ml_cache *cache) {
 int ml_place_room(ml_cache *cache) {
     if (ml_prefix_forget(cache)) return 1;
     if (cache->places.memory == 0) return 0;
-    return lower_all(cache, cache->places.memory / 8) > 0 || evict(cache);
+    /* There may be room, but in pieces that are too small: more has to go, until some lie together. */
+    const int64_t room = -excess(cache, 0), part = cache->places.memory / 8;
+    return lower_all(cache, part + (room > 0 ? room : 0)) > 0 || evict(cache);
 }
 
-int ml_place_settle(ml_cache *cache) {
+void ml_place_lower(ml_cache *cache) {
     if (cache->places.window != ML_PLACE_MEMORY) {
         const int disk = cache->places.window == ML_PLACE_DISK && !cache->spill_broken;
         lowering w = {.cache = cache, .place = disk ? ML_PLACE_DISK : ML_PLACE_COLD};
@@ -310,6 +312,10 @@ int ml_place_settle(ml_cache *cache) {
         finish(&w);
     }
     ml_place_prepare(cache, 0);
+}
+
+int ml_place_settle(ml_cache *cache) {
+    ml_place_lower(cache);
     if (!cache->spill_failed) return ML_OK;
     cache->spill_failed = 0;
     return ml_error(ML_E_IO, "%s; pages stay in memory until the places are set again", cache->spill_problem);

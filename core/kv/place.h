@@ -37,7 +37,9 @@ void ml_page_empty(ml_cache *cache, ml_page *page);
 
 /* Bytes that may come back into memory to stay, as far as the budget goes. */
 int64_t ml_place_spare(const ml_cache *cache);
-/* Puts pages down as the places say. ML_E_IO if the spill file fails: it is not used any more then. */
+/* Puts pages down as the places say. If the spill file fails, it is not used any more. */
+void ml_place_lower(ml_cache *cache);
+/* The same, and ML_E_IO if the spill file has failed since this was called last. */
 int ml_place_settle(ml_cache *cache);
 /* Puts pages down until `bytes` more are within the budget, as far as that is possible. */
 void ml_place_prepare(ml_cache *cache, int64_t bytes);

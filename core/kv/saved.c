@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kv/packed.h"
+#include "kv/place.h"
 #include "load/mapping.h"
 #include "model/model.h"
 
@@ -12,6 +13,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+enum { ROUND = 64 }; /* pages that are read together, roughly */
 
 struct ml_saved {
     char *path;
@@ -216,10 +219,13 @@ int ml_saved_fits(const ml_saved *saved, const ml_identity *identity) {
 
 typedef struct reading {
     ml_saved *saved;
-    ml_page **pages;     /* {entries that are read}: to be filled; NULL: only checksums are compared */
-    ml_packer **packers; /* {threads} */
+    int64_t first, end;        /* entries that are read together */
+    ml_page **pages;           /* {end - first}: to be filled; NULL: only checksums are compared */
+    ml_page **shown;           /* those of them that are not origins */
+    const ml_format **formats; /* {format_count}: as the cache has them */
+    ml_packer **packers;       /* {threads} */
     int threads;
-    atomic_llong bad; /* the first entry that is damaged, or their number */
+    atomic_llong bad; /* the first entry that is damaged, or `end` */
 } reading;
 
 static int page_whole(const reading *r, int64_t i, int thread) {
@@ -227,14 +233,14 @@ static int page_whole(const reading *r, int64_t i, int thread) {
     const uint8_t *packed = r->saved->file.data + r->saved->offsets[i];
     if (ml_hash(packed, entry->packed, 0) != entry->hash) return 0;
     if (!r->pages) return 1;
-    const ml_page *page = r->pages[i];
+    const ml_page *page = r->pages[i - r->first];
     return ml_unpack(r->packers[thread], packed, entry->packed, ml_format_element(page->format), page->data,
                      entry->bytes) == ML_OK;
 }
 
 static void read_pages(void *arg, int64_t begin, int64_t end, int thread) {
     reading *r = arg;
-    for (int64_t i = begin; i < end; i++) {
+    for (int64_t i = r->first + begin; i < r->first + end; i++) {
         if (page_whole(r, i, thread)) continue;
         long long first = atomic_load(&r->bad);
         while (i < first && !atomic_compare_exchange_weak(&r->bad, &first, i)) {
@@ -242,12 +248,12 @@ static void read_pages(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
-static int read_all(reading *r, int64_t count) {
+static int read_entries(reading *r) {
     ml_saved *saved = r->saved;
-    atomic_init(&r->bad, count);
-    ml_parallel(count, 4, read_pages, r);
+    atomic_init(&r->bad, r->end);
+    ml_parallel(r->end - r->first, 4, read_pages, r);
     const int64_t bad = atomic_load(&r->bad);
-    if (bad == count) return ML_OK;
+    if (bad == r->end) return ML_OK;
     const ml_saved_entry *entry = &saved->entries[bad];
     damaged(saved, "page %u of layer %u is damaged (bytes %lld to %lld)", entry->page, entry->layer,
             (long long)saved->offsets[bad], (long long)(saved->offsets[bad] + entry->packed - 1));
@@ -256,8 +262,8 @@ static int read_all(reading *r, int64_t count) {
 
 int ml_saved_check(ml_saved *saved) {
     if (saved->damage[0]) return ml_error(ML_E_FORMAT, "%s", saved->damage);
-    reading r = {.saved = saved};
-    return read_all(&r, saved->header.info.page_count);
+    reading r = {.saved = saved, .end = saved->header.info.page_count};
+    return read_entries(&r);
 }
 
 /* Whether the session is of a model of these sizes, and whole as far as is known. */
@@ -309,64 +315,104 @@ static int match_formats(const ml_saved *saved, ml_cache *cache, const ml_format
     return ML_OK;
 }
 
-/* Takes empty pages for the first `count` entries. On failure some of them may be taken. */
-static int take_pages(reading *r, ml_cache *cache, const ml_format *const *formats, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
+/* Takes empty pages for the entries. On failure some of them may be taken. */
+static int take_pages(reading *r, ml_cache *cache) {
+    for (int64_t i = r->first; i < r->end; i++) {
         const ml_saved_entry *entry = &r->saved->entries[i];
-        const ml_format *format = formats[entry->format];
+        const ml_format *format = r->formats[entry->format];
         if (entry->bytes != format->bytes) {
             return ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: page %u of layer %u has %u bytes",
                             r->saved->path, entry->page, entry->layer, entry->bytes);
         }
-        r->pages[i] = ml_page_take(cache, format, (int32_t)entry->layer);
-        if (!r->pages[i]) return ML_E_MEMORY;
+        r->pages[i - r->first] = ml_page_take(cache, format, (int32_t)entry->layer);
+        if (!r->pages[i - r->first]) return ML_E_MEMORY;
     }
     return ML_OK;
 }
 
-static int make_packers(reading *r, const ml_format *const *formats) {
-    int64_t largest = 0;
-    for (uint32_t i = 0; i < r->saved->policy.format_count; i++) {
-        if (formats[i]->bytes > largest) largest = formats[i]->bytes;
+/* Hangs origins on their pages and gives the sequence the rest; `tokens` of all pages up to these. */
+static int give_pages(reading *r, ml_cache *cache, ml_sequence *sequence, int64_t tokens) {
+    int64_t shown = 0;
+    for (int64_t i = 0; i < r->end - r->first; i++) {
+        ml_page *page = r->pages[i];
+        const uint32_t frozen = r->saved->entries[r->first + i].frozen;
+        if (frozen > 0) {
+            r->pages[i] = NULL; /* its page holds it */
+            r->shown[shown - 1]->origin = page;
+            r->shown[shown - 1]->frozen = (int32_t)frozen;
+        } else {
+            r->shown[shown++] = page;
+        }
     }
-    r->threads = ml_threads_count();
-    r->packers = ml_calloc((size_t)r->threads, sizeof *r->packers);
-    int status = r->packers ? ML_OK : ML_E_MEMORY;
-    for (int i = 0; status == ML_OK && i < r->threads; i++) {
-        status = ml_packer_create((size_t)largest, &r->packers[i]);
+    const int64_t from = sequence->length;
+    return ml_sequence_share(cache, sequence, r->shown, ml_saved_ids(r->saved) + from, tokens - from);
+}
+
+/* Reads the entries as the next pages of the sequence. What does not fit into memory with them is put down. */
+static int read_round(reading *r, ml_cache *cache, ml_sequence *sequence, int64_t tokens) {
+    int64_t bytes = 0;
+    for (int64_t i = r->first; i < r->end; i++) bytes += r->formats[r->saved->entries[i].format]->bytes;
+    ml_place_prepare(cache, bytes);
+    int status = take_pages(r, cache);
+    if (status == ML_OK) status = read_entries(r);
+    if (status == ML_OK) status = give_pages(r, cache, sequence, tokens);
+    for (int64_t i = 0; i < r->end - r->first; i++) {
+        if (r->pages[i]) ml_page_release(cache, r->pages[i]);
+        r->pages[i] = NULL;
+    }
+    ml_place_lower(cache);
+    return status;
+}
+
+/* The end of the entries from r->first on that are read together: whole pages of tokens, at least one, and a small part
+ * of the budget. */
+static int64_t end_of_round(const reading *r, const ml_cache *cache, int64_t count) {
+    const ml_saved_entry *entries = r->saved->entries;
+    const int64_t most = cache->places.memory > 0 ? cache->places.memory / 16 : INT64_MAX;
+    int64_t end = r->first, bytes = 0;
+    do {
+        bytes += r->formats[entries[end++].format]->bytes;
+    } while (end < count && ((end - r->first < ROUND && bytes < most) || entries[end].page == entries[end - 1].page));
+    return end;
+}
+
+static int read_session(reading *r, ml_cache *cache, ml_sequence *sequence, int64_t tokens) {
+    const ml_saved *saved = r->saved;
+    const int64_t pages = (tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS, all = saved->header.info.page_count;
+    int64_t count = 0;
+    while (count < all && saved->entries[count].page < pages) count++;
+    int status = ML_OK;
+    while (status == ML_OK && r->end < count) {
+        if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
+        r->first = r->end;
+        r->end = end_of_round(r, cache, count);
+        const int64_t reached = (int64_t)(saved->entries[r->end - 1].page + 1) * ML_PAGE_TOKENS;
+        status = read_round(r, cache, sequence, reached < tokens ? reached : tokens);
     }
     return status;
 }
 
-/* Hangs origins on their pages and gives the sequence the rest. */
-static int give_pages(reading *r, ml_cache *cache, ml_sequence *sequence, int64_t count, int64_t tokens) {
-    int64_t kept = 0;
-    for (int64_t i = 0; i < count; i++) {
-        ml_page *page = r->pages[i];
-        const uint32_t frozen = r->saved->entries[i].frozen;
-        r->pages[i] = NULL;
-        if (frozen > 0) {
-            r->pages[kept - 1]->origin = page;
-            r->pages[kept - 1]->frozen = (int32_t)frozen;
-        } else {
-            r->pages[kept++] = page;
-        }
+static int open_reading(reading *r, ml_cache *cache) {
+    const size_t room = ROUND + 2 * (size_t)cache->layers; /* of a round: a page of tokens may begin at the last */
+    r->pages = ml_calloc(room, sizeof(ml_page *));
+    r->shown = ml_calloc(room, sizeof(ml_page *));
+    r->formats = ml_calloc(r->saved->policy.format_count, sizeof *r->formats);
+    r->threads = ml_threads_count();
+    r->packers = ml_calloc((size_t)r->threads, sizeof *r->packers);
+    if (!r->pages || !r->shown || !r->formats || !r->packers) return ML_E_MEMORY;
+    int status = match_formats(r->saved, cache, r->formats);
+    for (int i = 0; status == ML_OK && i < r->threads; i++) {
+        status = ml_packer_create(ml_place_largest(cache), &r->packers[i]);
     }
-    int status = ml_sequence_share(cache, sequence, r->pages, ml_saved_ids(r->saved), tokens);
-    if (status != ML_OK) return status;
-    sequence->isa = ml_kernels_numbers();
-    sequence->sound = ml_saved_sound(r->saved) < tokens ? ml_saved_sound(r->saved) : tokens;
-    return ML_OK;
+    return status;
 }
 
-/* Entries of the first `pages` pages. */
-static int64_t entries_for(const ml_saved *saved, int64_t pages) {
-    int64_t count = 0;
-    while (count < saved->header.info.page_count && pages >= 0) {
-        if (saved->entries[count].frozen == 0 && --pages < 0) break;
-        count++;
-    }
-    return count;
+static void close_reading(reading *r) {
+    for (int i = 0; r->packers && i < r->threads; i++) ml_packer_free(r->packers[i]);
+    free(r->packers);
+    free(r->formats);
+    free(r->shown);
+    free(r->pages);
 }
 
 int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t tokens) {
@@ -380,22 +426,18 @@ int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t to
     }
     int status = check_shape(saved, cache);
     if (status != ML_OK) return status;
-    const int64_t count = entries_for(saved, (tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * info->layers);
-    reading r = {.saved = saved, .pages = ml_calloc((size_t)count, sizeof *r.pages)};
-    const ml_format **formats = ml_calloc(saved->policy.format_count, sizeof *formats);
-    if (!r.pages || !formats) status = ML_E_MEMORY;
-    if (status == ML_OK) status = match_formats(saved, cache, formats);
-    if (status == ML_OK) status = make_packers(&r, formats);
-    if (status == ML_OK) status = take_pages(&r, cache, formats, count);
-    if (status == ML_OK) status = read_all(&r, count);
-    if (status == ML_OK) status = give_pages(&r, cache, s, count, tokens);
-    for (int64_t i = 0; r.pages && i < count; i++) {
-        if (r.pages[i]) ml_page_release(cache, r.pages[i]);
+    reading r = {.saved = saved};
+    s->used_at = ++cache->tick; /* it must not be given up for itself */
+    status = open_reading(&r, cache);
+    if (status == ML_OK) status = read_session(&r, cache, s, tokens);
+    close_reading(&r);
+    if (status == ML_OK) {
+        s->isa = ml_kernels_numbers();
+        s->sound = ml_saved_sound(saved) < tokens ? ml_saved_sound(saved) : tokens;
+    } else {
+        ml_sequence_release(cache, s);
+        s->used = 1;
     }
-    for (int i = 0; r.packers && i < r.threads; i++) ml_packer_free(r.packers[i]);
-    free(r.packers);
-    free(r.pages);
-    free(formats);
     ml_cache_changed(cache);
     return status;
 }

@@ -77,7 +77,7 @@ int ml_cache_policy(ml_cache *cache, const ml_policy *policy) {
     cache->rotated = rotated;
     cache->hot_tokens = policy->hot_tokens;
     cache->first_tokens = policy->first_tokens;
-    for (size_t i = 0; i < cache->count; i++) cache->sequences[i].settled = 0;
+    for (size_t i = 0; i < cache->count; i++) cache->sequences[i].settled = cache->sequences[i].windowed = 0;
     return ML_OK;
 }
 
@@ -96,7 +96,7 @@ void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised) {
 enum { ROUND = 64 }; /* pages that are worked on at once: so much more memory is needed for a while */
 
 typedef struct demotion {
-    ml_page *page;
+    ml_page *page, *origin; /* origin: has the codes of its frozen tokens, or NULL */
     const ml_format *format;
     uint8_t *data;
     int done;
@@ -105,6 +105,7 @@ typedef struct demotion {
 typedef struct settle_work {
     ml_cache *cache;
     int count, changed, full; /* full: there is no memory for more */
+    int interrupted;
     demotion list[ROUND];
 } settle_work;
 
@@ -113,10 +114,8 @@ static void convert_pages(void *arg, int64_t begin, int64_t end, int thread) {
     settle_work *work = arg;
     for (int64_t i = begin; i < end; i++) {
         demotion *d = &work->list[i];
-        const ml_page *page = d->page,
-                      *origin = page->origin && page->origin->format == d->format ? page->origin : NULL;
-        d->done = ml_page_convert(page->format, page->data, d->format, d->data, origin ? origin->data : NULL,
-                                  origin ? page->frozen : 0);
+        d->done = ml_page_convert(d->page->format, d->page->data, d->format, d->data,
+                                  d->origin ? d->origin->data : NULL, d->origin ? d->page->frozen : 0);
     }
 }
 
@@ -128,7 +127,8 @@ static void convert_list(settle_work *work) {
     for (int i = 0; i < work->count; i++) {
         demotion *d = &work->list[i];
         ml_page *page = d->page;
-        page->queued = 0;
+        page->queued--;
+        if (d->origin) d->origin->queued--;
         if (!d->done) {
             ml_pool_give(cache->pool, d->data, d->format->bytes);
             continue;
@@ -143,23 +143,47 @@ static void convert_list(settle_work *work) {
     work->count = 0;
 }
 
-/* Puts a page on the list. Without memory for it, what is on the list may make some. */
-static void add_page(settle_work *work, ml_page *page, const ml_format *format) {
-    if (page->queued || page->format == format || page->format->bytes <= format->bytes) return;
-    if (!page->data || (page->origin && ml_page_raise(work->cache, page->origin) != ML_OK)) return; /* it stays */
-    page->queued = 1; /* making room must not put it down */
+/* Brings a page into memory, to stay there while it is queued. Without room for it, what is on the list makes some. */
+static int fetch(settle_work *work, ml_page *page) {
+    page->queued++;
+    int status = ml_page_raise(work->cache, page);
+    if (status == ML_E_MEMORY && work->count > 0) {
+        convert_list(work);
+        status = ml_page_raise(work->cache, page);
+    }
+    if (status == ML_OK) return ML_OK;
+    page->queued--;
+    work->full |= status == ML_E_MEMORY;
+    return status;
+}
+
+/* Room for what a page becomes, likewise. */
+static uint8_t *make_room(settle_work *work, const ml_format *format) {
     uint8_t *data = ml_page_room(work->cache, format->bytes);
     if (!data && work->count > 0) {
         convert_list(work);
         data = ml_page_room(work->cache, format->bytes);
     }
-    if (!data) {
-        page->queued = 0;
-        work->full = 1;
-        return;
+    work->full |= !data;
+    return data;
+}
+
+/* Puts a page on the list, from wherever it lies: what becomes of it must not depend on that. One that cannot be read
+ * stays as it is; who needs it is told. */
+static void add_page(settle_work *work, ml_page *page, const ml_format *format) {
+    if (page->queued || page->format == format || page->format->bytes <= format->bytes) return;
+    if (!page->data && ml_interrupt_pending()) work->interrupted = 1;
+    if (work->interrupted || fetch(work, page) != ML_OK) return;
+    ml_page *origin = page->origin && page->origin->format == format ? page->origin : NULL;
+    const int ready = !origin || fetch(work, origin) == ML_OK;
+    uint8_t *data = ready ? make_room(work, format) : NULL;
+    if (data) {
+        work->list[work->count++] = (demotion){page, origin, format, data, 0};
+        if (work->count == ROUND) convert_list(work);
+    } else {
+        page->queued--;
+        if (origin && ready) origin->queued--;
     }
-    work->list[work->count++] = (demotion){page, format, data, 0};
-    if (work->count == ROUND) convert_list(work);
 }
 
 static void settle_sequence(settle_work *work, ml_sequence *sequence) {
@@ -167,20 +191,26 @@ static void settle_sequence(settle_work *work, ml_sequence *sequence) {
     const int64_t first = (cache->first_tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS;
     const int64_t cold = sequence->length - cache->hot_tokens, last = cold > 0 ? cold / ML_PAGE_TOKENS : 0;
     int64_t page = sequence->settled > first ? sequence->settled : first;
-    for (; page < last && !work->full; page++) {
+    while (page < last) {
         for (int32_t l = 0; l < cache->layers; l++) {
             add_page(work, sequence->pages[page * cache->layers + l], cache->goal[l]);
         }
+        if (work->full || work->interrupted) break;
+        page++;
     }
-    if (!work->full && last > sequence->settled) sequence->settled = last;
+    if (page > sequence->settled) sequence->settled = page;
 }
 
 int ml_cache_settle(ml_cache *cache) {
     settle_work work = {.cache = cache};
-    for (size_t i = 0; cache->goal && i < cache->count && !work.full; i++) {
+    const int evict = cache->places.evict;
+    cache->places.evict = 0; /* room for this is not worth a sequence */
+    for (size_t i = 0; cache->goal && i < cache->count && !work.full && !work.interrupted; i++) {
         if (cache->sequences[i].used) settle_sequence(&work, &cache->sequences[i]);
     }
     convert_list(&work);
+    cache->places.evict = evict;
     if (work.changed) ml_cache_changed(cache);
-    return ml_place_settle(cache);
+    int status = ml_place_settle(cache);
+    return status == ML_OK && work.interrupted ? ml_error(ML_E_INTERRUPTED, "interrupted") : status;
 }

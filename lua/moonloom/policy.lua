@@ -225,6 +225,13 @@ function Policy:apply(handle, config, position)
     self.tried, self.applied, self.source = fields, fields, source
 end
 
+--- Only says where the pages of a cache go. Nothing of that changes a number.
+function Policy:place(handle, config)
+    local fields = evaluate(self, handle, config, 0)
+    checked_table(fields)
+    M.place(handle, fields)
+end
+
 --- The same after a pass, where the policy may have changed. A problem is told once, and what was before stays.
 function Policy:follow(handle, config, position)
     local recipe = require "moonloom.recipe"
