@@ -314,4 +314,79 @@ describe("the levels of a cache", function()
             one:close()
         end
     end)
+
+    local function sum(level, field)
+        local total = 0
+        for i = HOT, DISK do total = total + level[i][field] end
+        return total
+    end
+
+    it("are quantised anew wherever they lie when a policy has fewer bits", function()
+        for where, places in pairs {
+            [COLD] = { window = "cold" },
+            [DISK] = { window = "disk", spill = spill_folder(), memory = "1.25M" },
+        } do
+            local function kv(bits)
+                return { bits = bits, hot_tokens = 128, window = places.window, memory = places.memory,
+                    spill = places.spill }
+            end
+            local session = model:session { kv = kv(8) }
+            local twin = model:session { kv = { bits = 8, hot_tokens = 128, window = "keep" } }
+            session:feed(range(1, 2500), { chunk = 128 })
+            twin:feed(range(1, 2500), { chunk = 128 })
+            local before = levels(session)
+            assert.is_true(before[where].pages > 50)
+            session:policy(kv(4))
+            twin:policy { bits = 4, hot_tokens = 128, window = "keep" }
+            local after, pages, quantised = levels(session), session:pages()
+            assert.same({ pages, quantised }, { twin:pages() })
+            local handle = handle_of(session)
+            assert.equal(quantised * tonumber(C.ml_cache_page_bytes(handle, 0, 0)) + (pages - quantised)
+                * tonumber(C.ml_cache_page_bytes(handle, 0, 1)), sum(after, "whole"))
+            assert.is_true(after[where].bytes / after[where].pages < 0.65 * before[where].bytes / before[where].pages)
+            assert.is_true(sum(after, "bytes") < 0.65 * sum(before, "bytes"))
+            for i = 1, 3 do
+                session:step(ids[i])
+                twin:step(ids[i])
+                assert.equal(bytes_of(twin:logits()), bytes_of(session:logits()))
+            end
+            wander(session, twin, 3, 100)
+            assert.is_true(session:stats().kv.reserved_peak <= (places.memory and 1.25 * 2 ^ 20 or math.huge))
+            session:close()
+            twin:close()
+        end
+    end)
+
+    it("are quantised as they would be in memory when they went down before", function()
+        -- Hot tokens that the budget has no room for go down plain, and are quantised when their time comes.
+        local kv = { bits = 4, hot_tokens = 1500, memory = "1.5M", spill = spill_folder() }
+        local session = model:session { kv = kv }
+        local twin = model:session { kv = { bits = 4, hot_tokens = 1500, window = "keep" } }
+        for at = 1, 2900, 100 do
+            local expected = bytes_of(twin:feed(range(at, at + 99)):logits())
+            assert.equal(expected, bytes_of(session:feed(range(at, at + 99)):logits()))
+        end
+        assert.same({ twin:pages() }, { session:pages() })
+        assert.is_true(levels(session)[DISK].pages > 20)
+        session:close()
+        twin:close()
+    end)
+
+    it("go on being quantised after an interrupt, under the new policy", function()
+        local kv = { bits = 8, hot_tokens = 0, window = "disk", spill = spill_folder() }
+        local session = model:session { kv = kv }
+        session:feed(range(1, 1000))
+        kv.bits = 4
+        C.ml_interrupt_set(1)
+        local sentence = sentence_of(session.policy, session, kv)
+        C.ml_interrupt_set(0)
+        assert.equal("interrupted", sentence)
+        assert.equal(4, session:policy().bits)
+        session:step(ids[1])
+        local _, quantised = session:pages()
+        local level = levels(session)
+        assert.equal(quantised * tonumber(C.ml_cache_page_bytes(handle_of(session), 0, 0)),
+            level[WARM].whole + level[COLD].whole + level[DISK].whole)
+        session:close()
+    end)
 end)

@@ -18,6 +18,10 @@
 --   full          when nothing can go down any more: "error" (the default), or "evict": gives up the session that was
 --                 used least recently
 --
+-- A policy that replaces another one holds for what is in the cache, too, wherever it lies: pages with more bits than
+-- it says are quantised again, from what they are (so 8 bits that become 4 are a little worse than 4 from the start);
+-- those with fewer stay as they are.
+--
 -- Bits are a number for all, a table by layer (from 0, with `default` for those that are not in it), whose items are
 -- numbers or tables by KV head likewise, or a function(layer, head) that gives a number.
 --
@@ -134,7 +138,7 @@ end
 --- Bytes that a cache may have unless its policy says otherwise; 0: no limit. See --kv-memory.
 M.memory = 0
 
--- Sets the policy of a cache handle of a model with `config`, and applies it to what is in the cache.
+-- Sets the policy of a cache handle of a model with `config`.
 local function apply(handle, config, policy)
     checked_table(policy)
     local rotate = policy.rotate
@@ -147,7 +151,6 @@ local function apply(handle, config, policy)
     })
     M.place(handle, policy)
     check(C.ml_cache_policy(handle, filled))
-    check(C.ml_cache_settle(handle))
 end
 
 -- ---- policies by name, and such that change
@@ -218,7 +221,8 @@ local function same(a, b)
     return true
 end
 
---- Puts a cache handle of a model with `config`, which came to `position`, under the policy.
+--- Puts a cache handle of a model with `config`, which came to `position`, under the policy; ml_cache_settle() applies
+--- it.
 function Policy:apply(handle, config, position)
     local fields, source = evaluate(self, handle, config, position)
     apply(handle, config, fields)

@@ -57,7 +57,8 @@ end
 function Cache:govern(kv)
     local chosen = policy.choose(kv)
     chosen:apply(self.handle, self.config, 0)
-    self.policy = chosen
+    self.policy = chosen -- whatever becomes of what follows: it is in force
+    check(C.ml_cache_settle(self.handle))
 end
 
 --- After a pass that came to `position`: takes up a changed policy, and applies it.
