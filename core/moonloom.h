@@ -611,6 +611,22 @@ typedef struct ml_page_sample {
  * that is in memory. ML_E_NOT_FOUND if there is none. */
 int ml_cache_sample(const ml_cache *cache, int32_t sequence, int32_t layer, ml_page_sample *out);
 
+/* How fast pages come back into memory: seconds for all full pages of a sequence, the best of five rounds. */
+typedef struct ml_promotion {
+    int64_t pages, bytes;  /* their number; bytes of them as attention reads them */
+    int64_t packed;        /* bytes of them packed */
+    int64_t zstd;          /* what they would be if zstd had each page in one piece, split bytes in numbers of 16 bits */
+    double zstd_seconds;   /* ZSTD_decompress() of those pieces, on one thread */
+    double memory_seconds; /* cold pages: unpacked on one thread */
+    double disk_seconds;   /* pages of the spill file: read, checked and unpacked on one thread */
+    double check_seconds;  /* their checksums alone */
+    double stream_seconds; /* the same as attention gets them: all threads, and the one that works ahead */
+} ml_promotion;
+
+/* For benchmarks only: puts all pages into the spill file and measures how they come back. ML_E_ARGUMENT without a
+ * budget or a spill file, ML_E_NOT_FOUND without a full page, ML_E_IO if the spill file does not take them all. */
+int ml_cache_promotion(ml_cache *cache, int32_t sequence, ml_promotion *out);
+
 /* ---- quantised pages, looked at by themselves ------------------------------------------------- */
 
 /* Pages of the cache hold 64 tokens. Warm ones hold, for each KV head, keys and values as codes of 8 or 4 bits with a

@@ -1,5 +1,6 @@
 -- KV: what keys and values cost. The memory table of the model, with the arithmetic; with `measure` what rotation and
--- compression are worth on real pages; with `fill_random` how a full cache decodes under a policy (--kv).
+-- compression are worth on real pages, and how fast packed ones come back; with `fill_random` how a full cache decodes
+-- under a policy (--kv).
 local columns = require "moonloom.columns"
 local interrupt = require "moonloom.interrupt"
 local moonloom = require "moonloom"
@@ -9,7 +10,8 @@ local M = {
     name = "kv",
     summary = "what keys and values cost: the memory table; --measure rotation and compression; --fill-random N",
     parameters = {
-        { name = "measure", type = "boolean", default = false, doc = "read a text, tell what formats make of it" },
+        { name = "measure", type = "boolean", default = false,
+            doc = "read a text; what formats make of its pages, and how fast packed ones come back" },
         { name = "file", type = "path", doc = "text for measure; default: moonloom's README.md" },
         { name = "tokens", type = "integer", default = 1024, min = 128, doc = "tokens of it" },
         { name = "fill_random", type = "integer", min = 1,
@@ -20,6 +22,7 @@ local M = {
 
 local LENGTHS = { 4096, 32768, 131072 }
 local PAGE = 64
+local BUDGET = 4e9 -- of a session that is measured: it needs one for pages to come back, but all of them fit
 local FORMATS = { { "bf16", 16, 16 }, { "8 bits", 8, 8 }, { "8 bits, values 4", 8, 4 }, { "4 bits", 4, 4 } }
 
 local function amount(bytes)
@@ -143,8 +146,9 @@ local function read_ids(args, model)
     return ids
 end
 
--- One session of the text under a policy: what a page of each layer makes, on average.
+-- One session of the text under a policy: what a page of each layer makes, on average, and how fast all come back.
 local function sample_layers(model, ids, kv)
+    kv.memory, kv.spill = BUDGET, os.getenv("TMPDIR") or "/var/tmp"
     local session = model:session { kv = kv, prefixes = false }
     local sum, bar = { bytes = 0, packed = 0, unsplit = 0, keys8 = 0, keys4 = 0, values8 = 0, values4 = 0, layers = 0 },
         progress.start { label = "reading", total = #ids, unit = "tokens" }
@@ -159,6 +163,7 @@ local function sample_layers(model, ids, kv)
                 sum.values8, sum.values4 = sum.values8 + one.value_error.bits8, sum.values4 + one.value_error.bits4
             end
         end
+        sum.promotion = session:promotion()
     end, function()
         bar:done()
         session:close()
@@ -171,8 +176,21 @@ local packing = columns.new {
     { "page", -8, function(row) return row.format end },
     { "bytes", 9, function(row) return ("%.0f"):format(row.bytes) end },
     { "zstd alone", 10, function(row) return ("%.3f"):format(row.alone) end },
-    { "bytes split", 11, function(row) return ("%.3f"):format(row.split) end },
+    { "as packed", 9, function(row) return ("%.3f"):format(row.split) end },
     { "that adds", 9, function(row) return ("%+.1f %%"):format((row.split / row.alone - 1) * 100) end },
+}
+
+local function rate(name)
+    return function(row) return ("%.2f GB/s"):format(row.rates[name]) end
+end
+
+local promoting = columns.new {
+    { "page", -8, function(row) return row.format end },
+    { "zstd alone", 10, rate "zstd" },
+    { "cold", 10, rate "memory" },
+    { "disk", 10, rate "disk" },
+    { "checksum", 11, rate "check" },
+    { "ahead", 10, rate "stream" },
 }
 
 local errors = columns.new {
@@ -195,20 +213,46 @@ function Measured:__tostring()
     lines[#lines + 1] = ""
     lines[#lines + 1] = packing:heading()
     for _, row in ipairs(self.packing) do lines[#lines + 1] = packing:line(row) end
-    lines[#lines + 1] = "how many times smaller a page becomes"
+    lines[#lines + 1] = "how many times smaller a page becomes. As packed: bytes split by their place in a number, then"
+    lines[#lines + 1] = "zstd; what that makes less than 1/16 smaller is kept as it is: to read it is a copy"
+    lines[#lines + 1] = ""
+    lines[#lines + 1] = promoting:heading()
+    for _, row in ipairs(self.promotion) do lines[#lines + 1] = promoting:line(row) end
+    lines[#lines + 1] = ("how fast %d packed pages come back, in bytes as attention reads them. On one thread:")
+        :format(self.promotion[1].pages)
+    lines[#lines + 1] = "zstd alone: ZSTD_decompress(), to compare with; cold: from memory; disk: from the spill file,"
+    lines[#lines + 1] = "in the system's memory by now, checksums included, which alone go at the next column's rate."
+    lines[#lines + 1] = ("Ahead: from disk as attention gets them, on %d %s and the one that works ahead")
+        :format(self.threads, self.threads == 1 and "thread" or "threads")
     return table.concat(lines, "\n")
+end
+
+-- Rates are in GB of pages a second.
+local function promotion_row(format, measured)
+    local row = { format = format, pages = measured.pages, bytes = measured.bytes, packed = measured.packed,
+        rates = {} }
+    for _, name in ipairs { "zstd", "memory", "disk", "check", "stream" } do
+        row.rates[name] = measured.bytes / measured[name .. "_seconds"] / 1e9
+    end
+    return row
+end
+
+local function error_row(name, sum)
+    return { name = name, keys8 = sum.keys8, keys4 = sum.keys4, values8 = sum.values8, values4 = sum.values4 }
 end
 
 local function measure(args, model)
     local ids = read_ids(args, model)
     local turned = sample_layers(model, ids, { bits = 16, rotate = true })
     local straight = sample_layers(model, ids, { bits = 16, rotate = false })
-    turned.name, straight.name = "rotated", "not rotated"
-    local result = { model = model.name, tokens = #ids, errors = { straight, turned }, packing = {} }
+    local result = { model = model.name, tokens = #ids, threads = moonloom.threads(),
+        errors = { error_row("not rotated", straight), error_row("rotated", turned) }, packing = {}, promotion = {} }
     for i, bits in ipairs { 16, 8, 4 } do
         local sum = bits == 16 and turned or sample_layers(model, ids, { bits = bits, hot_tokens = 0 })
-        result.packing[i] = { format = bits == 16 and "plain" or bits .. " bits", bytes = sum.bytes / sum.layers,
-            alone = sum.bytes / sum.unsplit, split = sum.bytes / sum.packed }
+        local format = bits == 16 and "plain" or bits .. " bits"
+        result.packing[i] = { format = format, bytes = sum.bytes / sum.layers, alone = sum.bytes / sum.unsplit,
+            split = sum.bytes / sum.packed }
+        result.promotion[i] = promotion_row(format, sum.promotion)
     end
     return setmetatable(result, Measured)
 end

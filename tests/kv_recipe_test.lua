@@ -38,9 +38,22 @@ describe("kv", function()
         assert.equal(found.errors[1].values4, found.errors[2].values4)
         assert.is_true(found.packing[1].split > 1.1)
         for _, row in ipairs(found.packing) do assert.is_true(row.split >= 0.99 and row.alone >= 0.99) end
+        for i, row in ipairs(found.promotion) do
+            assert.equal(4 * 3, row.pages)
+            assert.equal(row.pages * found.packing[i].bytes, row.bytes)
+            assert.is_true(math.abs(row.bytes / row.packed / found.packing[i].split - 1) < 0.2)
+            for _, name in ipairs { "zstd", "memory", "disk", "check", "stream" } do
+                assert.is_true(row.rates[name] > 0 and row.rates[name] < math.huge)
+            end
+        end
+        local session = moonloom.current():session { kv = { bits = 8 } }
+        local fine, problem = pcall(session.promotion, session:fill_random(100))
+        assert.is_false(fine)
+        assert.truthy(tostring(problem):find("^promotion is measured where there is a budget"))
+        session:close()
         assert.is_true(found.packing[3].bytes < found.packing[2].bytes)
         assert.truthy(tostring(found):find("not rotated", 1, true))
-        local fine, problem = pcall(kv, { measure = true, file = "/no/such.txt" })
+        fine, problem = pcall(kv, { measure = true, file = "/no/such.txt" })
         assert.is_false(fine)
         assert.truthy(tostring(problem):find("^the text cannot be read"))
     end)

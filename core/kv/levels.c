@@ -137,7 +137,7 @@ static int measure(sampling *s, int rotated, ml_page_sample *out) {
     int status = open_sampling(s);
     if (status != ML_OK) return status;
     const size_t packed = ml_pack(s->packer, s->page->data, bytes, element, s->packed),
-                 unsplit = packed ? ml_pack(s->packer, s->page->data, bytes, 1, s->packed) : 0;
+                 unsplit = packed ? ml_pack_whole(s->packer, s->page->data, bytes, 1, s->packed) : 0;
     if (!unsplit) return ML_E_MEMORY;
     *out = (ml_page_sample){.bytes = format->bytes, .packed = (int64_t)packed, .unsplit = (int64_t)unsplit};
     if (format->plain) measure_errors(s, rotated, out);

@@ -92,33 +92,41 @@ static size_t raw(const uint8_t *data, size_t bytes, uint8_t *out) {
 }
 
 /* A frame of one piece; 0 if zstd failed. */
-static size_t pack_piece(ml_packer *packer, const uint8_t *data, size_t bytes, uint8_t *out) {
+static size_t compress(ml_packer *packer, const uint8_t *data, size_t bytes, uint8_t *out) {
     const size_t packed = ZSTD_compressCCtx(packer->compress, out, ZSTD_compressBound(bytes), data, bytes, LEVEL);
-    if (ZSTD_isError(packed)) {
-        ml_error(ML_E_MEMORY, "zstd: %s", ZSTD_getErrorName(packed));
-        return 0;
+    if (!ZSTD_isError(packed)) return packed;
+    ml_error(ML_E_MEMORY, "zstd: %s", ZSTD_getErrorName(packed));
+    return 0;
+}
+
+/* The bytes as they are packed: split, if numbers have more than one. NULL if it is not for them. */
+static const uint8_t *prepare(ml_packer *packer, const uint8_t *data, size_t bytes, size_t element) {
+    if (bytes < element || bytes > packer->largest) {
+        ml_error(ML_E_ARGUMENT, "a packer for %zu to %zu bytes got %zu", element, packer->largest, bytes);
+        return NULL;
     }
-    return packed <= bytes - bytes / WORTH ? packed : raw(data, bytes, out);
+    if (element == 1) return data;
+    split(data, bytes, element, packer->split);
+    return packer->split;
 }
 
 size_t ml_pack(ml_packer *packer, const uint8_t *data, size_t bytes, size_t element, uint8_t *out) {
-    if (bytes < element || bytes > packer->largest) {
-        ml_error(ML_E_ARGUMENT, "a packer for %zu to %zu bytes got %zu", element, packer->largest, bytes);
-        return 0;
-    }
-    if (element > 1) {
-        split(data, bytes, element, packer->split);
-        data = packer->split;
-    }
-    size_t packed = 0;
+    data = prepare(packer, data, bytes, element);
     const size_t count = bytes / element;
-    for (size_t b = 0; b < element; b++) {
-        const size_t size =
-            pack_piece(packer, data + b * count, b + 1 < element ? count : bytes - b * count, out + packed);
+    size_t packed = 0;
+    for (size_t b = 0; data && b < element; b++) {
+        const size_t piece = b + 1 < element ? count : bytes - b * count;
+        size_t size = compress(packer, data + b * count, piece, out + packed);
         if (size == 0) return 0;
+        if (size > piece - piece / WORTH) size = raw(data + b * count, piece, out + packed);
         packed += size;
     }
     return packed;
+}
+
+size_t ml_pack_whole(ml_packer *packer, const uint8_t *data, size_t bytes, size_t element, uint8_t *out) {
+    data = prepare(packer, data, bytes, element);
+    return data ? compress(packer, data, bytes, out) : 0;
 }
 
 int ml_unpack(ml_packer *packer, const uint8_t *packed, size_t packed_bytes, size_t element, uint8_t *out,

@@ -17,6 +17,9 @@ size_t ml_packed_bound(size_t bytes);
 /* Packs `bytes` bytes, numbers of `element` bytes each (1, 2 or 4), into `out` of ml_packed_bound(bytes). Returns how
  * many bytes that took; 0 if zstd failed (ml_last_error). */
 size_t ml_pack(ml_packer *packer, const uint8_t *data, size_t bytes, size_t element, uint8_t *out);
+/* Packs them as one piece, whatever that saves: to compare with. ml_unpack() with element 1 gives the split bytes back.
+ */
+size_t ml_pack_whole(ml_packer *packer, const uint8_t *data, size_t bytes, size_t element, uint8_t *out);
 /* Unpacks what became of exactly `bytes` bytes. ML_E_FORMAT if it is anything else; `out` is then worth nothing. */
 int ml_unpack(ml_packer *packer, const uint8_t *packed, size_t packed_bytes, size_t element, uint8_t *out,
               size_t bytes);

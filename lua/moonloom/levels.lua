@@ -55,6 +55,17 @@ function M.sample(handle, sequence, layer)
     return sample
 end
 
+--- How fast pages come back into memory: see session:promotion().
+function M.promotion(handle, sequence)
+    local out, plain = ffi.new("ml_promotion"), {}
+    check(C.ml_cache_promotion(handle, sequence, out))
+    for _, name in ipairs { "pages", "bytes", "packed", "zstd", "zstd_seconds", "memory_seconds", "disk_seconds",
+        "check_seconds", "stream_seconds" } do
+        plain[name] = tonumber(out[name])
+    end
+    return plain
+end
+
 local function pages_of(levels)
     local pages = 0
     for _, name in ipairs(M.names) do pages = pages + levels[name].pages end

@@ -230,6 +230,13 @@ function Session:sample(layer)
     return require("moonloom.levels").sample(self:shared_cache().handle, self.sequence, layer)
 end
 
+--- For benchmarks only: puts all pages into the spill file and measures how fast they come back. The policy needs a
+--- budget and a spill file. Returns { pages, bytes, packed, zstd, zstd_seconds, memory_seconds, disk_seconds,
+--- check_seconds, stream_seconds }: see ml_promotion in core/moonloom.h.
+function Session:promotion()
+    return require("moonloom.levels").promotion(self:shared_cache().handle, self.sequence)
+end
+
 --- What lies where: print(session:levels()) draws the levels of the cache by layer; session:levels():data() is the
 --- same as tables. See moonloom.levels.
 function Session:levels()

@@ -1,0 +1,209 @@
+/* How fast pages come back into memory, beside how fast zstd alone would be. For benchmarks only. */
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "kv/place.h"
+#include "kv/spill.h"
+#include "kv/stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ROUNDS = 5,    /* the best counts */
+    AREA = 8 << 20 /* pages are unpacked into so many bytes in turn, as in staging */
+};
+
+typedef struct blob {
+    uint8_t *data;
+    size_t bytes;
+} blob;
+
+typedef struct promoting {
+    ml_cache *cache;
+    const ml_sequence *sequence;
+    int32_t number;
+    size_t count;    /* full pages of all layers */
+    ml_page **pages; /* {count}, by layer, as they are read */
+    blob *packed;    /* {count}: as the cache has them */
+    blob *whole;     /* {count}: as frames of zstd */
+    uint8_t *area;   /* {AREA + largest} */
+    uint8_t *buffer; /* of a packed page */
+    size_t largest;
+    ml_porter porter;
+} promoting;
+
+static void close_promoting(promoting *p) {
+    for (size_t i = 0; i < p->count; i++) {
+        if (p->packed) free(p->packed[i].data);
+        if (p->whole) free(p->whole[i].data);
+    }
+    free(p->pages);
+    free(p->packed);
+    free(p->whole);
+    free(p->area);
+    free(p->buffer);
+    ml_porter_close(&p->porter);
+}
+
+static int keep(const uint8_t *data, size_t bytes, blob *out) {
+    out->data = bytes ? ml_alloc_aligned(bytes, 1) : NULL;
+    if (!out->data) return ML_E_MEMORY;
+    memcpy(out->data, data, bytes);
+    out->bytes = bytes;
+    return ML_OK;
+}
+
+/* Both packed forms of a page. */
+static int pack_page(promoting *p, size_t i) {
+    const ml_page *page = p->pages[i];
+    int status = keep(p->buffer, ml_page_pack(page, p->porter.packer, p->buffer), &p->packed[i]);
+    if (status == ML_OK) status = ml_page_fetch(page, &p->porter, p->area);
+    if (status != ML_OK) return status;
+    const size_t bytes = ml_pack_whole(p->porter.packer, p->area, (size_t)page->format->bytes,
+                                       ml_format_element(page->format), p->buffer);
+    return keep(p->buffer, bytes, &p->whole[i]);
+}
+
+/* Puts all full pages down. */
+static int put_down(const promoting *p) {
+    ml_place_prepare(p->cache, p->cache->places.memory);
+    for (size_t i = 0; i < p->count; i++) {
+        if (p->pages[i]->data || !p->pages[i]->spill) {
+            return ml_error(ML_E_IO, "the pages cannot all be put into the spill file: %s",
+                            p->cache->spill_failed ? p->cache->spill_problem : "its budget is too small");
+        }
+    }
+    return ML_OK;
+}
+
+static int open_promoting(promoting *p) {
+    ml_cache *cache = p->cache;
+    const int64_t full = p->sequence->length / ML_PAGE_TOKENS;
+    const size_t count = (size_t)full * (size_t)cache->layers;
+    p->pages = ml_calloc(count, sizeof(ml_page *));
+    p->packed = ml_calloc(count, sizeof *p->packed);
+    p->whole = ml_calloc(count, sizeof *p->whole);
+    p->largest = ml_place_largest(cache);
+    p->area = ml_alloc_aligned(AREA + p->largest, 1);
+    p->buffer = ml_alloc_aligned(ml_packed_bound(p->largest), 1);
+    if (!p->pages || !p->packed || !p->whole || !p->area || !p->buffer) return ML_E_MEMORY;
+    for (int32_t layer = 0; layer < cache->layers; layer++) {
+        for (int64_t i = 0; i < full; i++) p->pages[p->count++] = p->sequence->pages[i * cache->layers + layer];
+    }
+    int status = ml_porter_open(p->largest, &p->porter);
+    if (status == ML_OK) status = put_down(p);
+    for (size_t i = 0; status == ML_OK && i < p->count; i++) status = pack_page(p, i);
+    return status;
+}
+
+/* ---- ways that pages come back: each does it for all of them, on this thread ---- */
+
+typedef int (*way)(promoting *p);
+
+static uint8_t *room(const promoting *p, size_t *used, size_t bytes) {
+    if (*used + bytes > AREA) *used = 0;
+    uint8_t *to = p->area + *used;
+    *used += bytes;
+    return to;
+}
+
+static int by_zstd(promoting *p) {
+    int status = ML_OK;
+    for (size_t i = 0, used = 0; status == ML_OK && i < p->count; i++) {
+        const size_t bytes = (size_t)p->pages[i]->format->bytes;
+        status = ml_unpack(p->porter.packer, p->whole[i].data, p->whole[i].bytes, 1, room(p, &used, bytes), bytes);
+    }
+    return status;
+}
+
+static int from_memory(promoting *p) {
+    int status = ML_OK;
+    for (size_t i = 0, used = 0; status == ML_OK && i < p->count; i++) {
+        const ml_format *format = p->pages[i]->format;
+        const ml_page cold = {
+            .format = format, .packed = p->packed[i].data, .packed_bytes = (uint32_t)p->packed[i].bytes};
+        status = ml_page_fetch(&cold, &p->porter, room(p, &used, (size_t)format->bytes));
+    }
+    return status;
+}
+
+static int from_disk(promoting *p) {
+    int status = ML_OK;
+    for (size_t i = 0, used = 0; status == ML_OK && i < p->count; i++) {
+        const ml_page *page = p->pages[i];
+        status = ml_page_fetch(page, &p->porter, room(p, &used, (size_t)page->format->bytes));
+    }
+    return status;
+}
+
+static int check_sums(promoting *p) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < p->count; i++) sum ^= ml_hash(p->packed[i].data, (int64_t)p->packed[i].bytes, 0);
+    for (size_t i = 0; i < p->count; i++) sum ^= p->pages[i]->record_hash;
+    return sum == 0 ? ML_OK : ml_error(ML_E_IO, "pages of the spill file are not what was put there");
+}
+
+/* As attention does it, which reads span after span. */
+static int streamed(promoting *p) {
+    const int64_t step = ml_stream_pages(p->cache), full = p->sequence->length / ML_PAGE_TOKENS;
+    int status = ML_OK;
+    for (int32_t layer = 0; layer < p->cache->layers; layer++) {
+        for (int64_t i = 0; status == ML_OK && i < full; i += step) {
+            const ml_span now = {layer, p->number, i, i + step < full ? i + step : full};
+            ml_span next = {layer, p->number, now.end, now.end + step < full ? now.end + step : full};
+            if (now.end == full) next = (ml_span){layer + 1, p->number, 0, step < full ? step : full};
+            if (next.layer == p->cache->layers) next = (ml_span){0};
+            status = ml_stream_take(p->cache, &now, &next);
+            if (status == ML_OK) ml_stream_done(p->cache);
+        }
+    }
+    return status;
+}
+
+/* Seconds of the best round. */
+static int time_way(promoting *p, way run, double *seconds) {
+    *seconds = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
+        int status = put_down(p);
+        if (status != ML_OK) return status;
+        const double began = ml_time_now();
+        status = run(p);
+        if (status != ML_OK) return status;
+        const double took = (ml_time_now() - began) / 1000;
+        if (round == 0 || took < *seconds) *seconds = took;
+    }
+    return ML_OK;
+}
+
+static int measure(promoting *p, ml_promotion *out) {
+    *out = (ml_promotion){.pages = (int64_t)p->count};
+    for (size_t i = 0; i < p->count; i++) {
+        out->bytes += p->pages[i]->format->bytes;
+        out->packed += (int64_t)p->packed[i].bytes;
+        out->zstd += (int64_t)p->whole[i].bytes;
+    }
+    int status = time_way(p, by_zstd, &out->zstd_seconds);
+    if (status == ML_OK) status = time_way(p, from_memory, &out->memory_seconds);
+    if (status == ML_OK) status = time_way(p, from_disk, &out->disk_seconds);
+    if (status == ML_OK) status = time_way(p, check_sums, &out->check_seconds);
+    if (status == ML_OK) status = time_way(p, streamed, &out->stream_seconds);
+    return status;
+}
+
+int ml_cache_promotion(ml_cache *cache, int32_t sequence, ml_promotion *out) {
+    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    if (!s) return ML_E_ARGUMENT;
+    if (cache->places.memory == 0 || !cache->spill || cache->spill_broken) {
+        return ml_error(ML_E_ARGUMENT, "promotion is measured where there is a budget of memory and a spill file");
+    }
+    if (s->length < ML_PAGE_TOKENS) {
+        return ml_error(ML_E_NOT_FOUND, "sequence %d has no full page", sequence);
+    }
+    promoting work = {.cache = cache, .sequence = s, .number = sequence};
+    int status = open_promoting(&work);
+    if (status == ML_OK) status = measure(&work, out);
+    close_promoting(&work);
+    return status;
+}
