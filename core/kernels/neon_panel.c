@@ -1,12 +1,12 @@
 /* Whole-number products with SDOT (ARMv8.2 dotprod), which multiplies bytes: four products and their sum in each lane,
- * at four times the rate of f32. An activation is an int16 of the form 256 high + low with both bytes signed; so a
- * product with a weight of one byte takes two of these, at twice the rate of f32, and is exact.
+ * four times as many an instruction as in f32. An activation is an int16 of the form 256 high + low with both bytes
+ * signed; so a product with a weight of one byte takes two of these, and is exact. Compiled and run under qemu only,
+ * never timed.
  *
  * Weights of MXFP4 and Q8_0 are bytes times a scale for each block of 32. Within a block the products are summed in
  * int32 without loss; block after block, these sums go into one f32 sum. That order is the same for one column and for
  * many, so a row's result does not depend on what else is in the batch. */
 #if defined(__aarch64__)
-#include "base/memory.h"
 #include "kernels/kernels.h"
 #include "tensor/blocks.h"
 #include "tensor/dtype.h"
@@ -170,6 +170,20 @@ static ALWAYS_INLINE void unpack_tile(block_values values, block_scale scale, in
     }
 }
 
+/* sum + w times four bytes of x, those of that lane: the instruction holds its number. */
+static ALWAYS_INLINE int32x4_t dot_lane(int32x4_t sum, int8x16_t w, int8x16_t x, const int lane) {
+    switch (lane) {
+    case 0:
+        return vdotq_laneq_s32(sum, w, x, 0);
+    case 1:
+        return vdotq_laneq_s32(sum, w, x, 1);
+    case 2:
+        return vdotq_laneq_s32(sum, w, x, 2);
+    default:
+        return vdotq_laneq_s32(sum, w, x, 3);
+    }
+}
+
 /* dot[c][..] += TILE rows times the 32 bytes at x of each column. */
 static ALWAYS_INLINE void add_bytes(const int columns, const int8_t *tile, const int8_t *x, int64_t step,
                                     int32x4_t dot[][2]) {
@@ -177,20 +191,15 @@ static ALWAYS_INLINE void add_bytes(const int columns, const int8_t *tile, const
     for (int half = 0; half < 2; half++, x += BLOCK / 2) {
         int8x16_t quads[COLUMNS];
         for (int c = 0; c < columns; c++) quads[c] = vld1q_s8(x + c * step);
-#define ADD_QUAD(q)                                                                                                    \
-    do {                                                                                                               \
-        const int8x16_t w0 = vld1q_s8(tile), w1 = vld1q_s8(tile + 16);                                                 \
-        tile += 4 * TILE;                                                                                              \
-        for (int c = 0; c < columns; c++) {                                                                            \
-            dot[c][0] = vdotq_laneq_s32(dot[c][0], w0, quads[c], q);                                                   \
-            dot[c][1] = vdotq_laneq_s32(dot[c][1], w1, quads[c], q);                                                   \
-        }                                                                                                              \
-    } while (0)
-        ADD_QUAD(0); /* the number of a lane must be a constant in the source */
-        ADD_QUAD(1);
-        ADD_QUAD(2);
-        ADD_QUAD(3);
-#undef ADD_QUAD
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++, tile += 4 * TILE) {
+            const int8x16_t w0 = vld1q_s8(tile), w1 = vld1q_s8(tile + 16);
+            __asm__ volatile("" ::: "memory"); /* gcc 12 would load the whole tile first, and have sums in memory */
+            for (int c = 0; c < columns; c++) {
+                dot[c][0] = dot_lane(dot[c][0], w0, quads[c], q);
+                dot[c][1] = dot_lane(dot[c][1], w1, quads[c], q);
+            }
+        }
     }
 }
 
