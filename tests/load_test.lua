@@ -88,6 +88,28 @@ describe("loading", function()
         assert.is_true(same())
     end)
 
+    it("finds every string of a long array", function()
+        local strings = {}
+        for i = 1, 1000 do strings[i] = ("s"):rep(i % 7) .. i end
+        strings[17], strings[1000] = "", ""
+        local path = folder.path("strings.gguf")
+        writer.save(path, {}, function(file)
+            file:meta("general.architecture", "string", "none")
+            file:meta("some.strings", "string[]", strings)
+            file:meta("after", "u32", 7)
+        end)
+        local file = weights.open(path)
+        assert.same(strings, file:meta("some.strings"))
+        local text, bytes = ffi.new("const char *[1]"), ffi.new("int64_t[1]")
+        for _, i in ipairs { 999, 0, 15, 16, 17, 998, 500 } do
+            ml.check(C.ml_meta_string(file.handle, "some.strings", i, text, bytes))
+            assert.equal(strings[i + 1], ffi.string(text[0], bytes[0]))
+        end
+        assert.equal(C.ML_E_ARGUMENT, C.ml_meta_string(file.handle, "some.strings", 1000, text, bytes))
+        assert.equal(7, file:meta("after"))
+        file:close()
+    end)
+
     it("tells of a file that became shorter", function()
         local path = folder.write("short.gguf", folder.read(TINY))
         local file = weights.open(path)

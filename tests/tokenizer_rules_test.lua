@@ -86,6 +86,38 @@ describe("merging", function()
         end
     end)
 
+    -- Any two tokens whose product is a token may be a merge, in any order, and more than once; tokens come in any
+    -- order, and some bytes have two. Enough merges for several threads.
+    it("follows the ranks of any list of merges in byte-level BPE", function()
+        local random = generator(13)
+        local bytes, letters = { "a", "b", "\195", "\128", "\169" }, { "a", "b", "À", "é" }
+        local words, known = {}, { a = true, b = true, ["\195"] = true, ["\128"] = true, ["\169"] = true }
+        for _ = 1, 3000 do
+            local word = random_text(random, bytes, 1 + random(5))
+            if not known[word] then words[#words + 1], known[word] = word, true end
+        end
+        local meta = small.set(small.bpe {}, K .. "token_type")
+        local tokens, merges, ranks = meta[3][3], {}, {}
+        for _, word in ipairs(words) do tokens[#tokens + 1] = small.spell(word) end
+        for i = 1, 50 do tokens[#tokens + 1] = small.spell(words[i]) end
+        for rank = 1, 12000 do
+            local word = words[random(#words)]
+            local at = random(#word - 1)
+            local left, right = word:sub(1, at), word:sub(at + 1)
+            merges[rank] = small.spell(left) .. " " .. small.spell(right)
+            if known[left] and known[right] then
+                ranks[left .. "|" .. right] = ranks[left .. "|" .. right] or rank
+            end
+        end
+        local t = small.open(small.set(meta, K .. "merges", "string[]", merges))
+        for _ = 1, 300 do
+            local text, parts = random_text(random, letters, random(40)), {}
+            for byte in text:gmatch "." do parts[#parts + 1] = byte end
+            local expected = plain_merge(parts, function(left, right) return ranks[left .. "|" .. right] end)
+            assert.same(ids_of(t, expected), t:encode(text))
+        end
+    end)
+
     it("follows the scores, leftmost first, in SentencePiece BPE", function()
         local random = generator(12)
         for round = 1, 20 do

@@ -2,6 +2,7 @@
 #ifndef ML_BASE_BYTES_H
 #define ML_BASE_BYTES_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -21,6 +22,13 @@ static inline uint64_t ml_get_u32(const uint8_t *p) {
     value = __builtin_bswap32(value);
 #endif
     return value;
+}
+
+/* The first `bytes` <= 8 bytes, as if zeros followed them. */
+static inline uint64_t ml_get_start(const uint8_t *p, size_t bytes) {
+    if (bytes >= 4) return ml_get_u32(p) | ml_get_u32(p + bytes - 4) << 8 * (bytes - 4);
+    if (bytes == 0) return 0;
+    return p[0] | (uint64_t)p[bytes / 2] << 8 * (bytes / 2) | (uint64_t)p[bytes - 1] << 8 * (bytes - 1);
 }
 
 static inline void ml_put_u64(uint8_t *p, uint64_t value) {

@@ -95,23 +95,25 @@ static int take_name(reader *r, const char **name, size_t *bytes) {
 
 /* ---- metadata ---- */
 
-/* Walks over `count` strings and notes where each begins. */
-static int take_strings(reader *r, uint64_t count, const uint8_t *begin, uint32_t **places) {
-    size_t capacity = 0;
-    for (uint64_t i = 0; i < count; i++) {
-        size_t place = (size_t)(r->data + r->at - begin);
-        if (place > UINT32_MAX) {
-            return ml_error(ML_E_UNSUPPORTED, "%s: %s is over 4 GiB of strings", r->path, r->what);
+/* Walks over the meta->count strings from meta->data on and notes where some begin. */
+static int take_strings(reader *r, ml_meta *meta) {
+    const size_t begin = r->at, count = (size_t)meta->count;
+    meta->places = ml_calloc(count / ML_PLACE_STEP + 1, sizeof *meta->places);
+    if (!meta->places) return ML_E_MEMORY;
+    for (size_t i = 0; i < count; i++) {
+        if (i % ML_PLACE_STEP == 0) {
+            if (r->at - begin > UINT32_MAX) {
+                return ml_error(ML_E_UNSUPPORTED, "%s: %s is over 4 GiB of strings", r->path, r->what);
+            }
+            meta->places[i / ML_PLACE_STEP] = (uint32_t)(r->at - begin);
         }
-        int status = ml_grow((void **)places, &capacity, (size_t)i + 1, sizeof **places);
-        if (status) return status;
-        (*places)[i] = (uint32_t)place;
         uint64_t length = 0;
         const uint8_t *text = NULL;
-        status = take_u64(r, &length);
+        int status = take_u64(r, &length);
         if (!status) status = take(r, length, &text);
         if (status) return status;
     }
+    meta->bytes = r->at - begin;
     return ML_OK;
 }
 
@@ -161,7 +163,7 @@ static int take_array(reader *r, int depth, ml_meta *meta) {
     status = check_count(r, count, least);
     if (status) return status;
     meta->count = (int64_t)count;
-    if (stored == ML_STORED_STRING) return take_strings(r, count, meta->data, &meta->places);
+    if (stored == ML_STORED_STRING) return take_strings(r, meta);
     if (stored == ML_STORED_ARRAY) return take_arrays(r, count, depth);
     return take_plain(r, count, (int)stored);
 }

@@ -111,6 +111,16 @@ int ml_meta_int(const ml_weights *weights, const char *key, int64_t index, int64
     return ML_OK;
 }
 
+int ml_meta_ints(const ml_weights *weights, const char *key, int64_t index, int64_t count, int64_t *out) {
+    const ml_meta *meta = NULL;
+    int status = find(weights, key, index + count - 1, &meta);
+    if (status) return status;
+    for (int64_t i = 0; i < count; i++) {
+        if (!ml_stored_int(meta, index + i, &out[i])) return ml_meta_int(weights, key, index + i, &out[i]);
+    }
+    return ML_OK;
+}
+
 int ml_meta_float(const ml_weights *weights, const char *key, int64_t index, double *out) {
     const ml_meta *meta = NULL;
     int status = find(weights, key, index, &meta);
@@ -142,13 +152,37 @@ int ml_meta_bool(const ml_weights *weights, const char *key, int64_t index, int 
     return ML_OK;
 }
 
+/* Where string `index` of `meta` starts. */
+static const uint8_t *string_at(const ml_meta *meta, int64_t index) {
+    if (!meta->places) return meta->data;
+    const uint8_t *at = meta->data + meta->places[index / ML_PLACE_STEP];
+    size_t bytes;
+    for (int64_t i = index % ML_PLACE_STEP; i > 0; i--) ml_string_next(&at, &bytes);
+    return at;
+}
+
 int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, const char **out, int64_t *bytes) {
     const ml_meta *meta = NULL;
     int status = find(weights, key, index, &meta);
     if (status) return status;
     if (meta->stored != ML_STORED_STRING) return wrong_kind(weights, key, meta, ML_META_STRING);
-    const uint8_t *string = meta->data + (meta->places ? meta->places[index] : 0);
-    *bytes = (int64_t)load_bits(string, 8);
-    *out = (const char *)string + 8;
+    size_t length;
+    const uint8_t *next = string_at(meta, index);
+    *out = (const char *)ml_string_next(&next, &length);
+    *bytes = (int64_t)length;
     return ML_OK;
+}
+
+int ml_meta_strings(const ml_weights *weights, const char *key, int64_t index, const uint8_t **next) {
+    const ml_meta *meta = NULL;
+    int status = find(weights, key, index, &meta);
+    if (status) return status;
+    if (meta->stored != ML_STORED_STRING) return wrong_kind(weights, key, meta, ML_META_STRING);
+    *next = string_at(meta, index);
+    return ML_OK;
+}
+
+size_t ml_meta_strings_bytes(const ml_weights *weights, const char *key) {
+    const ml_meta *meta = ml_metadata_find(&weights->metadata, key);
+    return meta && meta->places ? meta->bytes - (size_t)meta->count * 8 : 0;
 }

@@ -32,8 +32,13 @@ typedef struct ml_meta {
     int stored;          /* ML_STORED_... of an item */
     int64_t count;       /* items; 1 for a plain value */
     const uint8_t *data; /* the first item, in the mapped file */
-    uint32_t *places;    /* array of strings: where each one starts, in bytes from `data`; else NULL. Owned. */
+    uint32_t *places;    /* array of strings: where every ML_PLACE_STEP-th one starts, in bytes from `data`; else NULL.
+                            Owned. */
+    size_t bytes;        /* array of strings: of all of them with their lengths */
 } ml_meta;
+
+/* Vocabularies have half a million strings: to note where each one starts costs more time than to walk over a few. */
+enum { ML_PLACE_STEP = 16 };
 
 typedef struct ml_metadata {
     ml_names keys;

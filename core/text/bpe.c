@@ -1,36 +1,54 @@
 #include "text/bpe.h"
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/threads.h"
 #include "load/weights.h"
 #include "text/utf8.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static const char MERGES[] = "tokenizer.ggml.merges";
 
 /* ---- GPT-2's spelling of bytes ---------------------------------------------------------------- */
 
-/* The byte that character `c` spells, or -1. GPT-2 writes the bytes that print as the characters of the same number,
- * and the other 68 (0..32, 127..160, 173), in order, as U+0100 and on (openai/gpt-2, encoder.py, bytes_to_unicode). */
-static int byte_of(int c) {
-    if (c >= 256 + 68) return -1;
-    if (c >= 256 + 67) return 173;
-    if (c >= 256 + 33) return c - 256 - 33 + 127;
-    if (c >= 256) return c - 256;
-    return (c >= 33 && c <= 126) || (c >= 161 && c != 173) ? c : -1;
+/* GPT-2 writes the bytes that print as the characters of the same number, and the other 68 (0..32, 127..160, 173), in
+ * order, as U+0100 and on (openai/gpt-2, encoder.py, bytes_to_unicode). From the number of a character of two bytes,
+ * counted from U+0080, to the byte that it spells: what to add. */
+enum { NO_SPELLING = 0x7fff };
+static const int16_t spells[256] = {
+    [0x00 ... 0x20] = NO_SPELLING, [0x21 ... 0x2c] = 128,        [0x2d] = NO_SPELLING, [0x2e ... 0x7f] = 128,
+    [0x80 ... 0xa0] = -0x80,       [0xa1 ... 0xc2] = 127 - 0xa1, [0xc3] = 173 - 0xc3,  [0xc4 ... 0xff] = NO_SPELLING,
+};
+
+/* The byte that the character at text[i] spells, or -1. */
+static int spelled_byte(const uint8_t *text, size_t bytes, size_t i) {
+    const int lead = text[i], next = bytes - i > 1 ? text[i + 1] : 0;
+    if (lead < 0xc2 || lead > 0xc5 || (next & 0xc0) != 0x80) return -1;
+    const int number = (lead - 0xc2) << 6 | (next & 0x3f);
+    return spells[number] == NO_SPELLING ? -1 : number + spells[number];
 }
 
-/* Turns the spelling back into bytes; what is no spelling stays as it is. */
+/* Turns the spelling back into bytes; what is no spelling stays as it is, and so does ASCII, eight bytes at a time.
+ * `out` has room for ML_SPELLING_SLACK more bytes than `text` has. */
 static size_t unspell(const uint8_t *text, size_t bytes, uint8_t *out) {
     size_t count = 0;
-    for (size_t i = 0; i < bytes; i++) {
-        int c = text[i], two = c >= 0xc2 && c <= 0xc5 && i + 1 < bytes && (text[i + 1] & 0xc0) == 0x80;
-        if (two) c = (c & 0x1f) << 6 | (text[i + 1] & 0x3f);
-        int byte = two || c < 0x80 ? byte_of(c) : -1;
-        out[count++] = byte >= 0 ? (uint8_t)byte : text[i];
-        if (byte >= 0 && two) i++;
+    for (size_t i = 0; i < bytes;) {
+        const size_t part = bytes - i < 8 ? bytes - i : 8;
+        const uint64_t word = ml_get_start(text + i, part), high = word & 0x8080808080808080u;
+        const size_t ascii = high ? (size_t)__builtin_ctzll(high) / 8 : part;
+        ml_put_u64(out + count, word);
+        count += ascii;
+        i += ascii;
+        for (; i < bytes && text[i] >= 0x80; count++) {
+            const int byte = spelled_byte(text, bytes, i);
+            out[count] = byte >= 0 ? (uint8_t)byte : text[i];
+            i += byte >= 0 ? 2 : 1;
+        }
     }
     return count;
 }
@@ -44,116 +62,89 @@ size_t ml_bpe_spelling(const uint8_t *text, size_t bytes, uint8_t *type, uint8_t
 
 /* ---- merges ----------------------------------------------------------------------------------- */
 
-static size_t pair_slot(const ml_bpe *bpe, int32_t left, int32_t right) {
-    uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) ^ bpe->seed;
-    key *= 0x9e3779b97f4a7c15u;
-    return (size_t)(key ^ key >> 32) & bpe->mask;
-}
-
-/* The slot that holds the pair, or the empty one where it belongs. */
-static ml_bpe_pair *find_pair(const ml_bpe *bpe, int32_t left, int32_t right) {
-    size_t at = pair_slot(bpe, left, right);
-    while (bpe->pairs[at].rank != ML_MERGE_NONE && (bpe->pairs[at].left != left || bpe->pairs[at].right != right))
-        at = (at + 1) & bpe->mask;
-    return &bpe->pairs[at];
-}
-
 /* ml_pair_rank of byte-level BPE. */
 static uint32_t rank_pair(const void *scheme, const uint8_t *text, const ml_symbol *left, const ml_symbol *right,
                           int32_t *merged) {
-    (void)text;
-    const ml_bpe_pair *pair = find_pair(scheme, left->id, right->id);
-    *merged = pair->merged;
-    return pair->rank;
+    const ml_bpe *bpe = scheme;
+    *merged = ml_vocab_find(bpe->vocab, text + left->begin, (size_t)left->length + right->length);
+    uint32_t rank = ML_MERGE_NONE;
+    for (uint32_t at = *merged < 0 ? 0 : bpe->highest[*merged]; at > 0; at = bpe->merges[at - 1].lower)
+        if (bpe->merges[at - 1].left == left->length) rank = at - 1;
+    return rank;
 }
 
-static int create_pairs(ml_bpe *bpe, size_t merges) {
-    size_t slots = 1024;
-    while (slots < merges * 2) slots *= 2;
-    bpe->pairs = ml_alloc_aligned(slots, sizeof *bpe->pairs);
-    if (!bpe->pairs) return ML_E_MEMORY;
-    ml_memory_huge(bpe->pairs, slots * sizeof *bpe->pairs);
-    for (size_t i = 0; i < slots; i++) bpe->pairs[i].rank = ML_MERGE_NONE;
-    bpe->mask = slots - 1;
-    bpe->seed = (uint64_t)(uintptr_t)bpe->pairs * 0xd6e8feb86659fd93u;
-    return ML_OK;
-}
+/* Reading the merges, in runs of which every thread takes some. */
+typedef struct merge_reading {
+    ml_bpe *bpe;
+    ml_weights *weights;
+    atomic_llong damaged; /* the first merge that is none, or count */
+    atomic_int failed;    /* ML_E_MEMORY */
+} merge_reading;
 
-/* Merges are read in blocks: their texts, then the tokens they name, then the table, each step asking the processor
- * early for what the next one looks at. Otherwise half a million merges wait for memory one by one. */
-enum { MERGE_BLOCK = 64 };
-
-typedef struct merge_block {
-    int count;
-    uint8_t *text; /* both parts of all merges, one after the other, as bytes */
-    size_t capacity, used;
-    struct {
-        size_t at, left, both; /* where in `text`; bytes of the left part and of both */
-    } place[MERGE_BLOCK];
-    ml_bpe_pair pair[MERGE_BLOCK];
-} merge_block;
-
-/* Adds the text of a merge "left right". */
-static int add_merge(merge_block *block, const ml_bpe *bpe, ml_weights *weights, int64_t index) {
-    const char *text;
-    int64_t bytes;
-    int status = ml_meta_string(weights, MERGES, index, &text, &bytes);
-    if (status != ML_OK) return status;
-    const char *space = bytes > 1 ? memchr(text + 1, ' ', (size_t)bytes - 1) : NULL;
-    if (!space || space == text + bytes - 1)
-        return ml_error(ML_E_FORMAT, "%s: item %lld of %s is no two parts with a space between",
-                        ml_weights_path(weights), (long long)index, MERGES);
-    status = ml_grow((void **)&block->text, &block->capacity, block->used + (size_t)bytes, 1);
-    if (status != ML_OK) return status;
-    uint8_t *out = block->text + block->used;
-    size_t left = unspell((const uint8_t *)text, (size_t)(space - text), out);
-    size_t both = left + unspell((const uint8_t *)space + 1, (size_t)(text + bytes - space - 1), out + left);
-    ml_vocab_prefetch(bpe->vocab, out, left);
-    ml_vocab_prefetch(bpe->vocab, out + left, both - left);
-    block->place[block->count].at = block->used;
-    block->place[block->count].left = left;
-    block->place[block->count].both = both;
-    block->pair[block->count++].rank = (uint32_t)index;
-    block->used += both;
-    return ML_OK;
-}
-
-/* Finds the tokens that merge `i` names: pair.left = -1 if one of the three is none. `last` is what the merge before
- * makes: files go through the tokens in order, so the one looked for is mostly that or the next. */
-static void find_tokens(merge_block *block, const ml_bpe *bpe, int i, int32_t *last) {
-    const uint8_t *text = block->text + block->place[i].at;
-    size_t left = block->place[i].left, both = block->place[i].both;
-    ml_bpe_pair *pair = &block->pair[i];
-    if (!ml_vocab_is_plain(bpe->vocab, *last, text, both)) {
-        int next = ml_vocab_is_plain(bpe->vocab, (int64_t)*last + 1, text, both);
-        *last = next ? *last + 1 : ml_vocab_find_plain(bpe->vocab, text, both);
+static void note_damage(merge_reading *reading, long long index) {
+    long long first = atomic_load(&reading->damaged);
+    while (index < first && !atomic_compare_exchange_weak(&reading->damaged, &first, index)) {
     }
-    pair->merged = *last;
-    pair->left = ml_vocab_find_plain(bpe->vocab, text, left);
-    pair->right = ml_vocab_find_plain(bpe->vocab, text + left, both - left);
-    if (pair->right < 0 || pair->merged < 0) pair->left = -1;
-    if (pair->left >= 0) __builtin_prefetch(&bpe->pairs[pair_slot(bpe, pair->left, pair->right)]);
 }
 
-/* Fills the table. A merge whose parts or product are no tokens could never be written down as ids: it is left out. */
-static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
-    merge_block block = {0};
+/* The token that a merge makes, given as bytes, or -1. Files go through the tokens in order, so it is mostly that of
+ * the merge before, `last`, or the next. */
+static int32_t find_token(const ml_vocab *vocab, int32_t last, const uint8_t *text, size_t bytes) {
+    for (int64_t id = last; id <= (int64_t)last + 1 && !vocab->has_twins; id++)
+        if (ml_vocab_is_plain(vocab, id, text, bytes)) return (int32_t)id;
+    return ml_vocab_find_plain(vocab, text, bytes);
+}
+
+/* Reads merges "left right". Leaves the token of each in .lower. */
+static void read_merges(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    merge_reading *reading = arg;
+    const uint8_t *next;
+    uint8_t *out = NULL;
+    size_t capacity = 0;
     int32_t last = -1;
-    int status = create_pairs(bpe, (size_t)count);
-    for (int64_t index = 0; index < count && status == ML_OK;) {
-        block.count = 0;
-        block.used = 0;
-        while (index < count && block.count < MERGE_BLOCK && status == ML_OK)
-            status = add_merge(&block, bpe, weights, index++);
-        for (int i = 0; i < block.count; i++) find_tokens(&block, bpe, i, &last);
-        for (int i = 0; i < block.count; i++) {
-            if (block.pair[i].left < 0) continue;
-            ml_bpe_pair *slot = find_pair(bpe, block.pair[i].left, block.pair[i].right);
-            if (slot->rank == ML_MERGE_NONE) *slot = block.pair[i];
+    int status = ml_meta_strings(reading->weights, MERGES, begin, &next);
+    for (int64_t i = begin; i < end && status == ML_OK; i++) {
+        size_t bytes;
+        const uint8_t *text = ml_string_next(&next, &bytes);
+        const uint8_t *space = bytes > 1 ? memchr(text + 1, ' ', bytes - 1) : NULL;
+        if (!space || space == text + bytes - 1) {
+            note_damage(reading, i);
+            break;
         }
+        if ((status = ml_grow((void **)&out, &capacity, bytes + ML_SPELLING_SLACK, 1)) != ML_OK) break;
+        const size_t left = unspell(text, (size_t)(space - text), out);
+        const size_t both = left + unspell(space + 1, (size_t)(text + bytes - space - 1), out + left);
+        const int32_t token = find_token(reading->bpe->vocab, last, out, both);
+        reading->bpe->merges[i] = (ml_bpe_merge){.left = (uint32_t)left, .lower = (uint32_t)token};
+        if (token >= 0) last = token;
     }
-    free(block.text);
-    return status;
+    if (status != ML_OK) atomic_store(&reading->failed, status);
+    free(out);
+}
+
+/* A merge whose parts or product are no tokens can never happen: only the product is looked for. */
+static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
+    const size_t merge_bytes = (size_t)count * sizeof *bpe->merges;
+    bpe->block_bytes = merge_bytes + (size_t)bpe->vocab->count * sizeof *bpe->highest;
+    bpe->block = ml_memory_map(bpe->block_bytes);
+    if (!bpe->block) return ML_E_MEMORY;
+    bpe->merges = bpe->block;
+    bpe->highest = (uint32_t *)(void *)((uint8_t *)bpe->block + merge_bytes);
+    merge_reading reading = {.bpe = bpe, .weights = weights};
+    atomic_init(&reading.damaged, count);
+    ml_parallel(count, 4096, read_merges, &reading);
+    const long long damaged = atomic_load(&reading.damaged);
+    if (atomic_load(&reading.failed)) return ml_error(ML_E_MEMORY, "out of memory for the merges of the tokenizer");
+    if (damaged < count)
+        return ml_error(ML_E_FORMAT, "%s: item %lld of %s is no two parts with a space between",
+                        ml_weights_path(weights), damaged, MERGES);
+    for (int64_t i = 0; i < count; i++) {
+        const int32_t token = (int32_t)bpe->merges[i].lower;
+        bpe->merges[i].lower = token < 0 ? 0 : bpe->highest[token];
+        if (token >= 0) bpe->highest[token] = (uint32_t)i + 1;
+    }
+    return ML_OK;
 }
 
 static int count_merges(ml_weights *weights, int64_t *count) {
@@ -198,7 +189,7 @@ int ml_bpe_load(ml_bpe *bpe, ml_vocab *vocab, ml_weights *weights) {
 
 void ml_bpe_release(ml_bpe *bpe) {
     ml_splitter_free(bpe->splitter);
-    free(bpe->pairs);
+    if (bpe->block) munmap(bpe->block, bpe->block_bytes);
 }
 
 static int encode_piece(const ml_bpe *bpe, ml_merger *merger, const uint8_t *piece, size_t bytes, ml_ids *out) {

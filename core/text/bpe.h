@@ -6,19 +6,21 @@
 #include "text/scheme.h"
 #include "text/split.h"
 
-typedef struct ml_bpe_pair {
-    int32_t left, right;
-    uint32_t rank; /* ML_MERGE_NONE in an empty slot */
-    int32_t merged;
-} ml_bpe_pair;
+/* A merge; its rank is its place in the list. It merges two parts of a token, so that its token and the length of the
+ * left part say all. */
+typedef struct ml_bpe_merge {
+    uint32_t left;  /* bytes */
+    uint32_t lower; /* another merge that makes the same token, with a lower rank: the rank + 1, or 0 */
+} ml_bpe_merge;
 
 typedef struct ml_bpe {
     const ml_vocab *vocab;
     ml_splitter *splitter;
     ml_split_traits traits;
-    ml_bpe_pair *pairs; /* hash table with open addressing */
-    size_t mask;
-    uint64_t seed;
+    ml_bpe_merge *merges;
+    uint32_t *highest; /* of each token: the highest rank of a merge that makes it, + 1; 0 where there is none */
+    void *block;       /* what both point into */
+    size_t block_bytes;
 } ml_bpe;
 
 /* GPT-2's spelling of bytes as printable characters, turned back. */

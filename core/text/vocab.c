@@ -1,30 +1,29 @@
 #include "text/vocab.h"
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/memory.h"
 #include "load/weights.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static const char TOKENS[] = "tokenizer.ggml.tokens";
 static const char TYPES[] = "tokenizer.ggml.token_type";
 
-enum { HEAD = sizeof(uint64_t) };
+enum { HEAD = 8 };
 
-/* Up to eight bytes as a number. */
-static uint64_t load_head(const uint8_t *text, size_t bytes) {
-    uint64_t head = 0;
-    memcpy(&head, text, bytes < HEAD ? bytes : HEAD);
-    return head;
+static uint64_t head_of(const uint8_t *text, size_t bytes) {
+    return ml_get_start(text, bytes < HEAD ? bytes : HEAD);
 }
 
 /* Multiply and fold, eight bytes at a time. */
-static uint64_t hash_bytes(uint64_t head, const uint8_t *text, size_t bytes, uint64_t seed) {
+static uint64_t hash_bytes(const ml_vocab *vocab, uint64_t head, const uint8_t *text, size_t bytes) {
     const uint64_t factor = 0x9e3779b97f4a7c15u;
-    uint64_t hash = seed ^ (bytes * factor);
-    for (size_t at = 0; at == 0 || at < bytes; at += HEAD) {
-        hash = (hash ^ (at == 0 ? head : load_head(text + at, bytes - at))) * factor;
+    uint64_t hash = ((vocab->seed ^ (bytes * factor)) ^ head) * factor;
+    hash ^= hash >> 29;
+    for (size_t at = HEAD; at < bytes; at += HEAD) {
+        hash = (hash ^ head_of(text + at, bytes - at)) * factor;
         hash ^= hash >> 29;
     }
     return hash;
@@ -39,23 +38,20 @@ static int is_text(const ml_vocab *vocab, int32_t id, const uint8_t *text, size_
 }
 
 /* The slot that holds these bytes, or the empty one where they belong. */
-static ml_vocab_slot *find_slot(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
-    uint64_t head = load_head(text, bytes);
-    size_t at = (size_t)hash_bytes(head, text, bytes, vocab->seed) & vocab->mask;
-    for (;; at = (at + 1) & vocab->mask) {
+static ml_vocab_slot *find_slot(const ml_vocab *vocab, uint64_t hash, uint64_t head, const uint8_t *text,
+                                size_t bytes) {
+    for (size_t at = (size_t)hash & vocab->mask;; at = (at + 1) & vocab->mask) {
         ml_vocab_slot *slot = &vocab->slots[at];
-        if (slot->id < 0) return slot;
+        if (!slot->taken) return slot;
         if (slot->head != head || slot->length != bytes) continue;
-        if (bytes <= HEAD || is_text(vocab, slot->id, text, bytes)) return slot;
+        if (bytes <= HEAD || is_text(vocab, (int32_t)slot->taken - 1, text, bytes)) return slot;
     }
 }
 
 int32_t ml_vocab_find(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
-    return bytes <= vocab->longest ? find_slot(vocab, text, bytes)->id : -1;
-}
-
-void ml_vocab_prefetch(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
-    __builtin_prefetch(&vocab->slots[hash_bytes(load_head(text, bytes), text, bytes, vocab->seed) & vocab->mask]);
+    if (bytes > vocab->longest) return -1;
+    const uint64_t head = head_of(text, bytes);
+    return (int32_t)find_slot(vocab, hash_bytes(vocab, head, text, bytes), head, text, bytes)->taken - 1;
 }
 
 int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t bytes) {
@@ -67,12 +63,16 @@ int ml_vocab_is_plain(const ml_vocab *vocab, int64_t id, const uint8_t *text, si
     return ml_vocab_has(vocab, id) && is_plain(vocab->type[id]) && is_text(vocab, (int32_t)id, text, bytes);
 }
 
-static void insert(ml_vocab *vocab, int32_t id) {
+static void insert(ml_vocab *vocab, int32_t id, uint64_t hash) {
     const uint8_t *text = ml_vocab_bytes(vocab, id);
-    size_t bytes = ml_vocab_length(vocab, id);
-    ml_vocab_slot *slot = find_slot(vocab, text, bytes);
-    if (slot->id < 0 || (is_plain(vocab->type[id]) && !is_plain(vocab->type[slot->id])))
-        *slot = (ml_vocab_slot){.head = load_head(text, bytes), .length = (uint32_t)bytes, .id = id};
+    const size_t bytes = ml_vocab_length(vocab, id);
+    const uint64_t head = head_of(text, bytes);
+    ml_vocab_slot *slot = find_slot(vocab, hash, head, text, bytes);
+    if (slot->taken) {
+        vocab->has_twins = 1;
+        if (!is_plain(vocab->type[id]) || is_plain(vocab->type[slot->taken - 1])) return;
+    }
+    *slot = (ml_vocab_slot){.head = head, .length = (uint32_t)bytes, .taken = (uint32_t)id + 1};
 }
 
 /* Number of items of the array `key` of `item` kinds; ML_E_FORMAT if it is something else. */
@@ -86,7 +86,8 @@ static int array_count(ml_weights *weights, const char *key, int wanted, const c
 }
 
 static int load_types(ml_vocab *vocab, ml_weights *weights) {
-    int64_t count;
+    enum { RUN = 256 };
+    int64_t count, types[RUN];
     memset(vocab->type, ML_TOKEN_NORMAL, (size_t)vocab->count);
     int status = array_count(weights, TYPES, ML_META_INT, "integers", &count);
     if (status == ML_E_NOT_FOUND) return ML_OK;
@@ -95,9 +96,11 @@ static int load_types(ml_vocab *vocab, ml_weights *weights) {
         return ml_error(ML_E_FORMAT, "%s: %s has %lld items for %d tokens", ml_weights_path(weights), TYPES,
                         (long long)count, vocab->count);
     for (int32_t id = 0; id < vocab->count; id++) {
-        int64_t type;
-        status = ml_meta_int(weights, TYPES, id, &type);
-        if (status != ML_OK) return status;
+        if (id % RUN == 0) {
+            status = ml_meta_ints(weights, TYPES, id, count - id < RUN ? count - id : RUN, types);
+            if (status != ML_OK) return status;
+        }
+        const int64_t type = types[id % RUN];
         if (type < ML_TOKEN_NORMAL || type > ML_TOKEN_BYTE)
             return ml_error(ML_E_FORMAT, "%s: %s of token %d is %lld, which is no token type (1..6)",
                             ml_weights_path(weights), TYPES, id, (long long)type);
@@ -108,18 +111,15 @@ static int load_types(ml_vocab *vocab, ml_weights *weights) {
 
 /* Copies the bytes of all tokens, as `spelling` understands them. */
 static int load_bytes(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling) {
-    size_t used = 0, capacity = 0;
+    const uint8_t *next;
+    size_t used = 0;
+    int status = ml_meta_strings(weights, TOKENS, 0, &next);
+    if (status != ML_OK) return status;
     for (int32_t id = 0; id < vocab->count; id++) {
-        const char *text;
-        int64_t bytes;
-        int status = ml_meta_string(weights, TOKENS, id, &text, &bytes);
-        if (status != ML_OK) return status;
-        if (bytes > INT32_MAX || used + (size_t)bytes > UINT32_MAX - 1)
-            return ml_error(ML_E_FORMAT, "%s: the vocabulary is over 4 GiB at token %d", ml_weights_path(weights), id);
-        status = ml_grow((void **)&vocab->bytes, &capacity, used + (size_t)bytes + 1, 1);
-        if (status != ML_OK) return status;
+        size_t bytes;
+        const uint8_t *text = ml_string_next(&next, &bytes);
         vocab->start[id] = (uint32_t)used;
-        size_t length = spelling((const uint8_t *)text, (size_t)bytes, &vocab->type[id], vocab->bytes + used);
+        const size_t length = spelling(text, bytes, &vocab->type[id], vocab->bytes + used);
         if (length > vocab->longest) vocab->longest = length;
         used += length;
     }
@@ -127,17 +127,39 @@ static int load_bytes(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling
     return ML_OK;
 }
 
-static int build_table(ml_vocab *vocab) {
+/* The hashes of some tokens are made first, so that the processor can fetch their slots meanwhile. */
+static void build_table(ml_vocab *vocab) {
+    enum { RUN = 64 };
+    uint64_t hashes[RUN];
+    for (int32_t first = 0; first < vocab->count; first += RUN) {
+        const int32_t count = vocab->count - first < RUN ? vocab->count - first : RUN;
+        for (int32_t i = 0; i < count; i++) {
+            const uint8_t *text = ml_vocab_bytes(vocab, first + i);
+            const size_t bytes = ml_vocab_length(vocab, first + i);
+            hashes[i] = hash_bytes(vocab, head_of(text, bytes), text, bytes);
+            __builtin_prefetch(&vocab->slots[hashes[i] & vocab->mask], 1);
+        }
+        for (int32_t i = 0; i < count; i++)
+            if (ml_vocab_length(vocab, first + i) > 0) insert(vocab, first + i, hashes[i]);
+    }
+}
+
+/* Room for `count` tokens whose strings have `text` bytes in all. */
+static int create(ml_vocab *vocab, size_t count, size_t text) {
     size_t slots = 1024;
-    while (slots < (size_t)vocab->count * 2) slots *= 2;
-    vocab->slots = ml_alloc_aligned(slots, sizeof *vocab->slots);
-    if (!vocab->slots) return ML_E_MEMORY;
-    ml_memory_huge(vocab->slots, slots * sizeof *vocab->slots);
-    for (size_t i = 0; i < slots; i++) vocab->slots[i].id = -1;
+    while (slots < count * 2) slots *= 2;
+    const size_t slot_bytes = slots * sizeof *vocab->slots, start_bytes = (count + 1) * sizeof *vocab->start;
+    vocab->block_bytes = slot_bytes + start_bytes + count + text + ML_SPELLING_SLACK;
+    vocab->block = ml_memory_map(vocab->block_bytes);
+    if (!vocab->block) return ML_E_MEMORY;
+    vocab->slots = vocab->block;
+    vocab->start = (uint32_t *)(void *)((uint8_t *)vocab->block + slot_bytes);
+    vocab->type = (uint8_t *)vocab->block + slot_bytes + start_bytes;
+    vocab->bytes = vocab->type + count;
+    vocab->count = (int32_t)count;
     vocab->mask = slots - 1;
-    vocab->seed = (uint64_t)(uintptr_t)vocab->slots * 0xd6e8feb86659fd93u;
-    for (int32_t id = 0; id < vocab->count; id++)
-        if (ml_vocab_length(vocab, id) > 0) insert(vocab, id);
+    vocab->seed = (uint64_t)(uintptr_t)vocab->block * 0xd6e8feb86659fd93u;
+    vocab->seed ^= vocab->seed >> 32; /* the address ends in zeros */
     return ML_OK;
 }
 
@@ -149,20 +171,16 @@ int ml_vocab_load(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling) {
     if (status != ML_OK) return status;
     if (count < 1 || count > INT32_MAX / 4)
         return ml_error(ML_E_FORMAT, "%s: a vocabulary of %lld tokens", ml_weights_path(weights), (long long)count);
-    vocab->count = (int32_t)count;
-    vocab->start = ml_calloc((size_t)count + 1, sizeof *vocab->start);
-    vocab->type = ml_calloc((size_t)count, 1);
-    if (!vocab->start || !vocab->type) return ML_E_MEMORY;
+    const size_t text = ml_meta_strings_bytes(weights, TOKENS);
+    if (text >= UINT32_MAX) return ml_error(ML_E_FORMAT, "%s: the vocabulary is over 4 GiB", ml_weights_path(weights));
     memset(vocab->byte_id, 0xff, sizeof vocab->byte_id);
-    status = load_types(vocab, weights);
+    status = create(vocab, (size_t)count, text);
+    if (status == ML_OK) status = load_types(vocab, weights);
     if (status == ML_OK) status = load_bytes(vocab, weights, spelling);
-    if (status == ML_OK) status = build_table(vocab);
+    if (status == ML_OK) build_table(vocab);
     return status;
 }
 
 void ml_vocab_release(ml_vocab *vocab) {
-    free(vocab->bytes);
-    free(vocab->start);
-    free(vocab->type);
-    free(vocab->slots);
+    if (vocab->block) munmap(vocab->block, vocab->block_bytes);
 }

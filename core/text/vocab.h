@@ -20,11 +20,13 @@ enum {
 typedef struct ml_vocab_slot {
     uint64_t head;   /* the first eight bytes, zeros after the last */
     uint32_t length; /* of the whole token */
-    int32_t id;      /* or -1 */
+    uint32_t taken;  /* id + 1, or 0 */
 } ml_vocab_slot;
 
 typedef struct ml_vocab {
     int32_t count;
+    void *block; /* what the next four point into: fresh memory is dear, so it is one area under huge pages */
+    size_t block_bytes;
     uint8_t *bytes;       /* what the tokens stand for, one after the other */
     uint32_t *start;      /* count + 1 offsets into `bytes` */
     uint8_t *type;        /* ML_TOKEN_..., one a token */
@@ -32,11 +34,13 @@ typedef struct ml_vocab {
     size_t mask;          /* slots - 1 */
     uint64_t seed;        /* of the hash, so that no file can be built to collide */
     size_t longest;       /* bytes of the longest token */
+    int has_twins;        /* some tokens stand for the same bytes as others */
     int32_t byte_id[256]; /* the token that stands for a single byte, or -1 */
 } ml_vocab;
 
 /* Turns the text of a token of `type`, as the file spells it, into the bytes it stands for (at most as many).
- * Returns how many. `type` may be changed. */
+ * Returns how many. `type` may be changed. `out` has room for ML_SPELLING_SLACK bytes more, which may be written. */
+enum { ML_SPELLING_SLACK = 8 };
 typedef size_t (*ml_spelling)(const uint8_t *text, size_t bytes, uint8_t *type, uint8_t *out);
 
 /* Reads tokenizer.ggml.tokens and token_type. Two tokens may stand for the same bytes: the one that plain text can
@@ -46,8 +50,6 @@ void ml_vocab_release(ml_vocab *vocab);
 
 /* The token that stands for exactly these bytes, of any type, or -1. */
 int32_t ml_vocab_find(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
-/* Asks the processor for the place where these bytes will be looked up. */
-void ml_vocab_prefetch(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
 /* Like ml_vocab_find(), but only tokens that plain text can become (not control, unknown or byte tokens). */
 int32_t ml_vocab_find_plain(const ml_vocab *vocab, const uint8_t *text, size_t bytes);
 

@@ -18,9 +18,12 @@ do
     end
 end
 
-local function spell(bytes)
+--- Bytes as GPT-2 spells them.
+function M.spell(bytes)
     return (bytes:gsub(".", spelling))
 end
+
+local spell = M.spell
 
 --- Metadata of a byte-level BPE: 256 bytes, what `merges` ({ { "a", "b" }, ... }) make, then special tokens.
 function M.bpe(merges, specials)
