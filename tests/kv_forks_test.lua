@@ -1,6 +1,7 @@
 -- Going back to any position of a timeline: no page is copied for it, and the logits are those of reading it anew.
 local isa_helper = require "helpers.isa"
 local moonloom = require "moonloom"
+local policy = require "moonloom.policy"
 local forks = require("moonloom.recipe").get("forks")
 
 describe("forks and rewinds at random positions", function()
@@ -10,7 +11,7 @@ describe("forks and rewinds at random positions", function()
     end)
 
     teardown(function()
-        moonloom.kv(false)
+        policy.default = nil
         isa_helper.as_before()
     end)
 
