@@ -500,9 +500,10 @@ const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence);
 int64_t ml_sequence_sound(const ml_cache *cache, int32_t sequence);
 
 /* Prefixes: pages that sequences leave behind when they are freed or rewound stay known by their tokens, up to `bytes`
- * of pages that no sequence shows; then the least recently used go. 0 (as in a new cache) turns this off. */
+ * of pages that no sequence shows, in memory and on disk; then the least recently used go. 0 (as in a new cache) turns
+ * this off. */
 int ml_cache_keep(ml_cache *cache, int64_t bytes);
-/* Bytes of pages that only prefixes show; ml_cache_bytes() counts them too. */
+/* Bytes of memory of pages that only prefixes show; ml_cache_bytes() counts them too. */
 int64_t ml_cache_kept(const ml_cache *cache);
 /* Before `count` ids are fed to a sequence: shows as many of them as stand in another sequence or among the prefixes
  * behind the same tokens, by sharing pages copy-on-write, and `adopted` receives how many; feed the rest. Only what
@@ -562,11 +563,12 @@ typedef struct ml_places {
 } ml_places;
 
 /* Sets the places of a cache; everything is copied. They may change at any time; ml_cache_settle() applies them from
- * then on. Above the memory budget, kept prefixes are forgotten first; then full pages go to the disk (cold
- * ones, which nobody reads, before others), or become cold where there is none: of the sequence used least recently
- * first, and of it the oldest. What attention needs comes back
- * to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of the budget, unpacked ahead
- * by a thread. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small for the staging. */
+ * then on. Above the memory budget, kept prefixes go to the disk first, or are forgotten where there is none
+ * (those on disk, when that is full); then full pages go to the disk (cold ones, which nobody reads, before others), or
+ * become cold where there is none: of the sequence used least recently first, and of it the oldest. What attention
+ * needs comes back to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of the
+ * budget, unpacked ahead by a thread. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small
+ * for the staging. */
 int ml_cache_places(ml_cache *cache, const ml_places *places);
 /* Pages of the cache that are in use, and how many of them are quantised. */
 void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised);

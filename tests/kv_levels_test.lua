@@ -324,7 +324,7 @@ describe("the levels of a cache", function()
     it("are quantised anew wherever they lie when a policy has fewer bits", function()
         for where, places in pairs {
             [COLD] = { window = "cold" },
-            [DISK] = { window = "disk", spill = spill_folder(), memory = "1.25M" },
+            [DISK] = { window = "disk", spill = spill_folder(), memory = "1M" },
         } do
             local function kv(bits)
                 return { bits = bits, hot_tokens = 128, window = places.window, memory = places.memory,
@@ -332,10 +332,10 @@ describe("the levels of a cache", function()
             end
             local session = model:session { kv = kv(8) }
             local twin = model:session { kv = { bits = 8, hot_tokens = 128, window = "keep" } }
-            session:feed(range(1, 2500), { chunk = 128 })
-            twin:feed(range(1, 2500), { chunk = 128 })
+            session:feed(range(1, 1700), { chunk = 128 })
+            twin:feed(range(1, 1700), { chunk = 128 })
             local before = levels(session)
-            assert.is_true(before[where].pages > 50)
+            assert.is_true(before[where].pages > 45)
             session:policy(kv(4))
             twin:policy { bits = 4, hot_tokens = 128, window = "keep" }
             local after, pages, quantised = levels(session), session:pages()
@@ -350,8 +350,8 @@ describe("the levels of a cache", function()
                 twin:step(ids[i])
                 assert.equal(bytes_of(twin:logits()), bytes_of(session:logits()))
             end
-            wander(session, twin, 3, 100)
-            assert.is_true(session:stats().kv.reserved_peak <= (places.memory and 1.25 * 2 ^ 20 or math.huge))
+            wander(session, twin, 2, 60)
+            assert.is_true(session:stats().kv.reserved_peak <= (places.memory and 2 ^ 20 or math.huge))
             session:close()
             twin:close()
         end
@@ -359,15 +359,15 @@ describe("the levels of a cache", function()
 
     it("are quantised as they would be in memory when they went down before", function()
         -- Hot tokens that the budget has no room for go down plain, and are quantised when their time comes.
-        local kv = { bits = 4, hot_tokens = 1500, memory = "1.5M", spill = spill_folder() }
+        local kv = { bits = 4, hot_tokens = 800, memory = "1M", spill = spill_folder() }
         local session = model:session { kv = kv }
-        local twin = model:session { kv = { bits = 4, hot_tokens = 1500, window = "keep" } }
-        for at = 1, 2900, 100 do
+        local twin = model:session { kv = { bits = 4, hot_tokens = 800, window = "keep" } }
+        for at = 1, 1600, 100 do
             local expected = bytes_of(twin:feed(range(at, at + 99)):logits())
             assert.equal(expected, bytes_of(session:feed(range(at, at + 99)):logits()))
         end
         assert.same({ twin:pages() }, { session:pages() })
-        assert.is_true(levels(session)[DISK].pages > 20)
+        assert.is_true(levels(session)[DISK].pages > 10)
         session:close()
         twin:close()
     end)

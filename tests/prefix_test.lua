@@ -1,5 +1,6 @@
 -- Prefixes: a session that begins like another one starts where they part, with the same bits as if it had not.
 local ffi = require "ffi"
+local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
@@ -169,6 +170,113 @@ describe("a prefix", function()
         assert.equal(0, known(part(1, 256)))
         assert.equal(0, known(part(1, 256)))
         session:close()
+    end)
+
+    describe("under a budget of memory", function()
+        local PAGE, plain = 64, 16384 -- tokens, and bytes of a plain page of one layer
+        local MEMORY = 1.5 * 2 ^ 20
+
+        teardown(folder.remove)
+
+        -- The name of a policy that is in a file, so that sessions share its cache, and so its prefixes.
+        local function policy(fields)
+            local text = { "return { bits = 16, window = 'keep', memory = '1.5M'" }
+            for name, value in pairs(fields) do text[#text + 1] = (", %s = %q"):format(name, value) end
+            return folder.write("policy.lua", table.concat(text) .. " }")
+        end
+
+        -- Feeds 600 ids of the list number `i` to a session and closes it. Returns how many were known, and the logits.
+        local function visit(kv, i)
+            local list, session = {}, model:session { kv = kv }
+            for j = 1, 600 do list[j] = ids[(j * 7 + i * 131) % 1000 + 1] end
+            session:feed(list)
+            local logits = copy(session)
+            assert.is_true(kv == nil or session:stats().kv.reserved_peak <= MEMORY)
+            session:close()
+            return session.adopted, logits
+        end
+
+        local function disk(kv)
+            local session = model:session { kv = kv }
+            local level = session:levels():data().levels.disk
+            session:close()
+            return level
+        end
+
+        it("goes to the disk, and comes back from there with the same bits", function()
+            local kv, first = policy { spill = folder.path(".") }, {}
+            local layers = model:config().layers
+            assert.equal(plain, model:config().kv_heads * model:config().head_dim * PAGE * 2 * 2)
+            for i = 1, 6 do
+                local adopted
+                adopted, first[i] = visit(kv, i)
+                assert.equal(0, adopted)
+            end
+            assert.is_true(6 * 10 * layers * plain > 2 * MEMORY and disk(kv).pages > 30 * layers)
+            for i = 1, 6 do
+                local adopted, logits = visit(kv, i)
+                assert.equal(599, adopted)
+                assert.same(first[i], logits)
+            end
+            local session = model:session { kv = kv }
+            model:keep_prefixes(12 * layers * plain) -- bounds what is on the disk, too
+            assert.is_true(disk(kv).bytes + select(2, session:bytes()) <= 12 * layers * plain)
+            model:keep_prefixes(0)
+            assert.same({ 0, 0 }, { session:bytes() })
+            assert.equal(0, disk(kv).pages)
+            session:close()
+        end)
+
+        it("is forgotten where there is no disk, the least recently used first", function()
+            local kv = policy {}
+            for i = 1, 6 do visit(kv, i) end
+            assert.equal(599, (visit(kv, 6)))
+            assert.equal(0, (visit(kv, 1)))
+        end)
+
+        it("is forgotten when the disk is full, the least recently used first", function()
+            local kv = policy { spill = folder.path("."), disk = "1M" }
+            for i = 1, 8 do
+                visit(kv, i)
+                assert.is_true(disk(kv).bytes <= 2 ^ 20)
+            end
+            assert.is_true(disk(kv).pages > 0)
+            for i = 8, 6, -1 do assert.equal(599, (visit(kv, i))) end
+            assert.equal(0, (visit(kv, 1)))
+        end)
+
+        it("is forgotten when the disk fails, which is told once", function()
+            local room = folder.path("room")
+            os.execute("mkdir " .. room)
+            if os.execute(("mount -t tmpfs -o size=64k none %s 2>/dev/null"):format(room)) ~= 0 then return end
+            local kv = policy { spill = room }
+            local problems = {}
+            for i = 1, 6 do
+                local fine, problem = pcall(visit, kv, i)
+                if not fine then problems[#problems + 1] = tostring(problem) end
+            end
+            local _, expected = visit(nil, 7)
+            local adopted, logits = visit(kv, 7)
+            assert.equal(0, adopted)
+            assert.same(expected, logits)
+            os.execute("umount -l " .. room)
+            assert.equal(1, #problems)
+            assert.truthy(problems[1]:find("No space left on device; pages stay in memory", 1, true), problems[1])
+        end)
+
+        it("gives way on the disk to what sessions hold", function()
+            local kv, list = policy { spill = folder.path("."), disk = "2M" }, {}
+            for i = 1, 6 do visit(kv, i) end
+            local session = model:session { kv = kv }
+            for i = 1, 2800 do list[i] = ids[i * 3 % 1000 + 1] end
+            session:feed(list)
+            local alone = model:session { prefixes = false }
+            alone:feed(list)
+            assert.same(copy(alone), copy(session))
+            assert.is_true(disk(kv).bytes <= 2 ^ 21 and session:stats().kv.reserved_peak <= MEMORY)
+            alone:close()
+            session:close()
+        end)
     end)
 
     it("is refused where there is nothing to share with one sentence", function()

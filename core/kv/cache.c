@@ -120,13 +120,18 @@ ml_page *ml_page_take(ml_cache *cache, const ml_format *format, int32_t layer) {
     return page;
 }
 
+void ml_page_count_kept(ml_cache *cache, const ml_page *page, int sign) {
+    cache->bytes_kept += sign * ml_page_held(page);
+    cache->disk_kept += page->spill ? sign * (int64_t)page->packed_bytes : 0;
+}
+
 void ml_page_hold(ml_cache *cache, ml_page *page) {
-    if (page->references++ == page->kept) cache->bytes_kept -= ml_page_held(page);
+    if (page->references++ == page->kept) ml_page_count_kept(cache, page, -1);
 }
 
 void ml_page_release(ml_cache *cache, ml_page *page) {
     if (--page->references > 0) {
-        if (page->references == page->kept) cache->bytes_kept += ml_page_held(page);
+        if (page->references == page->kept) ml_page_count_kept(cache, page, 1);
         return;
     }
     if (page->origin) ml_page_release(cache, page->origin);

@@ -95,7 +95,8 @@ struct ml_cache {
     int64_t evictions;     /* sequences that were given up */
     ml_traffic *traffic;   /* {layers, ML_LEVELS} */
     ml_prefixes *prefixes; /* what closed sequences leave behind, or NULL: nothing */
-    int64_t bytes_kept;    /* of pages that only prefixes show */
+    int64_t bytes_kept;    /* of memory, of pages that only prefixes show */
+    int64_t disk_kept;     /* of their records in spill files */
 };
 
 /* The sequence of that number, or NULL with ml_last_error() set. */
@@ -138,6 +139,8 @@ const ml_page *ml_cache_page(const ml_cache *cache, const ml_sequence *sequence,
  * until the sequence's pages change. */
 void ml_cache_read(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position, int32_t head,
                    ml_attend *work);
+/* Counts what a page has as that of prefixes alone (sign 1), or not any more (-1). */
+void ml_page_count_kept(ml_cache *cache, const ml_page *page, int sign);
 /* Counts `change` bytes more, or less, that the page takes in memory. */
 void ml_page_count(ml_cache *cache, const ml_page *page, int64_t change);
 /* ML_LEVEL_...: where a page lies. */

@@ -82,6 +82,10 @@ static int64_t excess(const ml_cache *cache, int64_t more) {
 
 /* ---- putting pages down ---- */
 
+static int has_disk(const ml_cache *cache) {
+    return cache->spill && !cache->spill_broken;
+}
+
 typedef struct lowering {
     ml_cache *cache;
     int place; /* ML_PLACE_COLD or ML_PLACE_DISK */
@@ -106,7 +110,7 @@ static void pack_pages(void *arg, int64_t begin, int64_t end, int thread) {
 
 /* Writes a record of the page. 0 if the disk has no room for it. */
 static int write_record(ml_cache *cache, ml_page *page, const uint8_t *packed, size_t bytes) {
-    if (!cache->spill || cache->spill_broken) return 0;
+    if (!has_disk(cache)) return 0;
     if (cache->places.disk > 0 && ml_spill_bytes(cache->spill) + (int64_t)bytes > cache->places.disk) return 0;
     if (ml_spill_write(cache->spill, packed, bytes, &page->record, &page->record_hash) != ML_OK) {
         cache->spill_broken = 1;
@@ -149,15 +153,26 @@ static void put_down(lowering *w, ml_page *page, const uint8_t *packed, size_t b
     w->lowered++;
 }
 
+/* Forgets prefixes until the pages of the list are within the budget of the disk, as far as that helps. */
+static void make_disk_room(const lowering *w) {
+    ml_cache *cache = w->cache;
+    int64_t bytes = 0;
+    for (int i = 0; i < w->count; i++) bytes += w->pages[i]->spill ? 0 : (int64_t)w->sizes[i];
+    while (cache->disk_kept > 0 && ml_spill_bytes(cache->spill) + bytes > cache->places.disk) ml_prefix_forget(cache);
+}
+
 /* Puts the pages of the list down and empties it. */
 static void flush(lowering *w) {
     if (w->count == 0) return;
     ml_parallel(w->count, 1, pack_pages, w);
+    if (w->place == ML_PLACE_DISK && w->cache->places.disk > 0) make_disk_room(w);
     for (int i = 0; i < w->count; i++) {
         ml_page *page = w->pages[i];
         page->queued--;
-        if (w->sizes[i] == 0) continue;
-        put_down(w, page, page->packed ? page->packed : w->packed + (size_t)i * w->bound, w->sizes[i]);
+        if (w->sizes[i] > 0 && page->references > 1) { /* else it was forgotten just now */
+            put_down(w, page, page->packed ? page->packed : w->packed + (size_t)i * w->bound, w->sizes[i]);
+        }
+        ml_page_release(w->cache, page);
     }
     w->count = 0;
     w->saved = 0;
@@ -179,10 +194,11 @@ static int begin(lowering *w) {
     return w->packed ? ML_OK : ML_E_MEMORY;
 }
 
-/* Lists a page, if it lies above the place: 1 if so. */
+/* Lists a page and holds it, if it lies above the place: 1 if so. */
 static int add(lowering *w, ml_page *page) {
     const int goes = page->data || (w->place == ML_PLACE_DISK && page->packed);
     if (!goes || page->queued || page->staged || begin(w) != ML_OK) return 0;
+    ml_page_hold(w->cache, page);
     page->queued++;
     w->pages[w->count++] = page;
     w->saved += w->place == ML_PLACE_DISK ? ml_page_held(page) : page->format->bytes / 16;
@@ -261,7 +277,7 @@ static int lower_sequence(lowering *w, ml_sequence *sequence, int64_t more, int 
 
 /* Puts pages down until `more` bytes are within the budget, or all are down. Returns how many. */
 static int lower_all(ml_cache *cache, int64_t more) {
-    const int disk = cache->spill && !cache->spill_broken;
+    const int disk = has_disk(cache);
     lowering w = {.cache = cache, .place = disk ? ML_PLACE_DISK : ML_PLACE_COLD};
     int enough = excess(cache, more) <= 0;
     for (size_t i = 0; cache->raised && i < cache->count; i++) cache->sequences[i].lowered = 0;
@@ -276,8 +292,37 @@ static int lower_all(ml_cache *cache, int64_t more) {
     return w.lowered;
 }
 
+/* Lists pages that only prefixes show, those used least recently first, until `more` bytes are within the budget, but
+ * fewer than a full list: what puts that down may forget prefixes. */
+static void list_kept(lowering *w, int64_t more) {
+    const ml_cache *cache = w->cache;
+    const ml_prefix *at = NULL;
+    for (ml_page *const *pages; (pages = ml_prefix_pages(cache, &at));) {
+        for (int32_t l = 0; l < cache->layers; l++) {
+            ml_page *page = pages[l], *origin = page->origin;
+            if (w->count > ROUND - 3 || w->saved >= excess(cache, more)) return;
+            if (page->references != page->kept) continue;
+            add(w, page);
+            if (origin && origin->references == 1) add(w, origin);
+        }
+    }
+}
+
+/* Puts such pages on the disk. Returns how many. */
+static int lower_kept(ml_cache *cache, int64_t more) {
+    lowering w = {.cache = cache, .place = ML_PLACE_DISK};
+    for (int before = -1; w.lowered > before && cache->bytes_kept > 0 && has_disk(cache) && excess(cache, more) > 0;) {
+        before = w.lowered;
+        list_kept(&w, more);
+        flush(&w);
+    }
+    finish(&w);
+    return w.lowered;
+}
+
 void ml_place_prepare(ml_cache *cache, int64_t bytes) {
-    while (excess(cache, bytes) > 0 && ml_prefix_forget(cache)) {
+    lower_kept(cache, bytes);
+    while (excess(cache, bytes) > 0 && cache->bytes_kept > 0 && ml_prefix_forget(cache)) {
     }
     if (excess(cache, bytes) > 0) lower_all(cache, bytes);
 }
@@ -295,11 +340,11 @@ static int evict(ml_cache *cache) {
 }
 
 int ml_place_room(ml_cache *cache) {
-    if (ml_prefix_forget(cache)) return 1;
-    if (cache->places.memory == 0) return 0;
     /* There may be room, but in pieces that are too small: more has to go, until some lie together. */
-    const int64_t room = -excess(cache, 0), part = cache->places.memory / 8;
-    return lower_all(cache, part + (room > 0 ? room : 0)) > 0 || evict(cache);
+    const int64_t room = -excess(cache, 0), more = cache->places.memory / 8 + (room > 0 ? room : 0);
+    if (lower_kept(cache, more) > 0) return 1;
+    if (cache->bytes_kept > 0 && ml_prefix_forget(cache)) return 1;
+    return cache->places.memory > 0 && (lower_all(cache, more) > 0 || evict(cache));
 }
 
 void ml_place_lower(ml_cache *cache) {

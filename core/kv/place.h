@@ -41,10 +41,11 @@ int64_t ml_place_spare(const ml_cache *cache);
 void ml_place_lower(ml_cache *cache);
 /* The same, and ML_E_IO if the spill file has failed since this was called last. */
 int ml_place_settle(ml_cache *cache);
-/* Puts pages down until `bytes` more are within the budget, as far as that is possible. */
+/* Puts pages down until `bytes` more are within the budget, as far as that is possible: first those that only prefixes
+ * show, which are forgotten where there is no disk for them. */
 void ml_place_prepare(ml_cache *cache, int64_t bytes);
-/* Makes some room where the pool has none: forgets prefixes, puts pages down, gives a sequence up. 0 if there is
- * nothing left to do. */
+/* Makes some room where the pool has none: in the same order, then gives a sequence up. 0 if there is nothing left to
+ * do. */
 int ml_place_room(ml_cache *cache);
 /* Frees what the places hold. */
 void ml_place_close(ml_cache *cache);

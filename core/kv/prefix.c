@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct ml_prefix {
+struct ml_prefix {
     struct ml_prefix *parent, *children, *next; /* next: the parent's next child */
     struct ml_prefix *newer, *older;            /* by use; an ancestor is always newer than what hangs on it */
     struct ml_prefix *chained;                  /* in the same slot of the table */
@@ -23,10 +23,10 @@ typedef struct ml_prefix {
     int32_t count; /* tokens; below ML_PAGE_TOKENS there are no children */
     int32_t ids[ML_PAGE_TOKENS];
     ml_page *pages[]; /* {layers} */
-} ml_prefix;
+};
 
 struct ml_prefixes {
-    int64_t budget; /* bytes of pages that only prefixes show */
+    int64_t budget; /* bytes of pages that only prefixes show, in memory and on disk */
     ml_prefix *roots;
     ml_prefix *newest, *oldest;
     ml_prefix **slots; /* chains of full pages, by hash */
@@ -134,7 +134,7 @@ int ml_prefix_forget(ml_cache *cache) {
     }
     for (int32_t l = 0; l < cache->layers; l++) {
         ml_page *page = node->pages[l];
-        if (page->references == page->kept) cache->bytes_kept -= ml_page_held(page);
+        if (page->references == page->kept) ml_page_count_kept(cache, page, -1);
         page->kept--;
         ml_page_release(cache, page); /* counts it again if another prefix shows it */
     }
@@ -143,8 +143,13 @@ int ml_prefix_forget(ml_cache *cache) {
     return 1;
 }
 
+ml_page *const *ml_prefix_pages(const ml_cache *cache, const ml_prefix **at) {
+    *at = *at ? (*at)->newer : cache->prefixes ? cache->prefixes->oldest : NULL;
+    return *at ? (*at)->pages : NULL;
+}
+
 void ml_prefix_settle(ml_cache *cache) {
-    while (cache->prefixes && cache->bytes_kept > cache->prefixes->budget) ml_prefix_forget(cache);
+    while (cache->prefixes && cache->bytes_kept + cache->disk_kept > cache->prefixes->budget) ml_prefix_forget(cache);
 }
 
 void ml_prefixes_free(ml_cache *cache) {

@@ -111,9 +111,10 @@ function Model:cache(kind, kv)
     return entry[1]
 end
 
---- How many bytes of pages that closed or rewound sessions leave behind stay known for later ones, in each cache
---- (model.prefixes; 1 GiB at first: about 21,000 tokens of gpt-oss-20b in bf16). What was used least goes first; 0
---- turns it off: then nothing is remembered, and sessions made from then on have caches of their own.
+--- How many bytes of pages that closed or rewound sessions leave behind stay known for later ones, in each cache, in
+--- memory and on disk (model.prefixes; 1 GiB at first: about 21,000 tokens of gpt-oss-20b in bf16). What was used least
+--- goes first; 0 turns it off: then nothing is remembered, and sessions made from then on have caches of their own.
+--- Where a policy's budget of memory is smaller, they go to its spill file, or are forgotten where it has none.
 function Model:keep_prefixes(bytes)
     for _, entry in pairs(self._caches) do check(C.ml_cache_keep(entry[1].handle, bytes)) end
     self.prefixes = bytes
