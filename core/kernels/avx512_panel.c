@@ -144,7 +144,7 @@ static ALWAYS_INLINE __m512 scales_q8_0(const uint8_t *at, int64_t stride) {
 typedef struct format {
     int64_t bytes;
     __m512 (*scales)(const uint8_t *at, int64_t stride);
-    int raise; /* makes every element an unsigned byte */
+    int sums; /* which of a column's sums take back the raise of its bytes, see sums_at() */
     /* first: elements 0 .. 15, raised, as quads_load() arranges them; second: 16 .. 31 */
     void (*raised)(const uint8_t *at, int64_t stride, quads *first, quads *second);
     /* PAIRS vectors of pairs, one lane a row, 2 TILE apart */
@@ -204,8 +204,9 @@ static ALWAYS_INLINE void pairs_q8_0(const uint8_t *at, int64_t stride, int16_t 
     }
 }
 
-static const format mxfp4 = {sizeof(ml_block_mxfp4), scales_mxfp4, 12, raised_mxfp4, pairs_mxfp4};
-static const format q8_0 = {sizeof(ml_block_q8_0), scales_q8_0, 128, raised_q8_0, pairs_q8_0};
+enum { RAISE_MXFP4 = 12, RAISE_Q8_0 = 128 };
+static const format mxfp4 = {sizeof(ml_block_mxfp4), scales_mxfp4, 0, raised_mxfp4, pairs_mxfp4};
+static const format q8_0 = {sizeof(ml_block_q8_0), scales_q8_0, 1, raised_q8_0, pairs_q8_0};
 
 /* A block of each of 16 rows, from *at on, *stride apart; of fewer rows the last is repeated, in `copy`. */
 typedef struct block_copy {
@@ -253,17 +254,18 @@ static void unpack(int dtype, const uint8_t *w, int64_t stride, int64_t rows, in
 /* ---- few columns: stored blocks, 16 rows against up to FEW columns ----
  *
  * vpdpbusd multiplies unsigned by signed bytes, so a product with int16 takes two: x = 256 h + l, both signed, and
- * sum(w x) = 256 sum((w + raise) h) + sum((w + raise) l) - raise sum(x). sum(x) comes with the column. */
+ * sum(w x) = 256 sum((w + raise) h) + sum((w + raise) l) - raise sum(x). The last comes with the column. */
 
 enum { FEW = 32 }; /* with more, unpacking a tile pays (measured on Zen 5) */
 
 /* The bytes of a column, at a cache line behind its scales: for every four blocks the high bytes of their first halves,
- * those of the second, then the low ones likewise, 64 of each. Behind them the sums. */
+ * those of the second, then the low ones likewise, 64 of each. Behind them the sums times -raise: those for MXFP4, then
+ * those for Q8_0. */
 static inline int64_t bytes_at(int64_t k) {
     return (k * 2 + k / BLOCK * 4 + 63) / 64 * 64;
 }
-static inline int64_t sums_at(int64_t k) {
-    return bytes_at(k) + (k + 4 * BLOCK - 1) / (4 * BLOCK) * (8 * BLOCK);
+static inline int64_t sums_at(int64_t k, int which) {
+    return bytes_at(k) + (k + 4 * BLOCK - 1) / (4 * BLOCK) * (8 * BLOCK) + which * (k / BLOCK * 4);
 }
 static inline int64_t block_bytes_at(int64_t block) {
     return block / 4 * (8 * BLOCK) + block % 4 * 16;
@@ -273,7 +275,7 @@ static void quantize_and_split(const float *x, int64_t k, void *column) {
     quantize(x, k, column);
     const int16_t *q = column_values(column);
     uint8_t *const bytes = (uint8_t *)column + bytes_at(k);
-    int32_t *sums = (int32_t *)(void *)((uint8_t *)column + sums_at(k));
+    int32_t *const sums = (int32_t *)(void *)((uint8_t *)column + sums_at(k, 0));
     for (int64_t b = 0; b < k / BLOCK; b++) {
         const __m512i v = swap_middle(_mm512_loadu_si512(q + b * BLOCK));
         const __m512i tops = _mm512_srai_epi16(_mm512_adds_epi16(v, _mm512_set1_epi16(128)), 8);
@@ -283,7 +285,9 @@ static void quantize_and_split(const float *x, int64_t k, void *column) {
         _mm_store_si128(to + 4, _mm256_extracti128_si256(high, 1));
         _mm_store_si128(to + 8, _mm256_castsi256_si128(low));
         _mm_store_si128(to + 12, _mm256_extracti128_si256(low, 1));
-        sums[b] = _mm512_reduce_add_epi32(_mm512_madd_epi16(v, _mm512_set1_epi16(1)));
+        const int32_t sum = _mm512_reduce_add_epi32(_mm512_madd_epi16(v, _mm512_set1_epi16(1)));
+        sums[b] = -RAISE_MXFP4 * sum;
+        sums[k / BLOCK + b] = -RAISE_Q8_0 * sum;
     }
 }
 
@@ -318,45 +322,60 @@ static ALWAYS_INLINE quads dot_quads(const quads *first, const quads *second, __
     return h;
 }
 
-static ALWAYS_INLINE __m512i four_bytes(const uint8_t *p) {
-    int32_t four;
-    memcpy(&four, p, sizeof four);
-    return _mm512_set1_epi32(four);
+/* Adds the products of unsigned bytes and four signed ones. In assembly for the broadcast from memory, which GCC 12
+ * makes an instruction of its own. */
+static ALWAYS_INLINE __m512i dot_four(__m512i a, __m512i w, const uint8_t *x) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(a) : "v"(w), "m"(*(const int32_t *)(const void *)x));
+    return a;
 }
 
-/* 16 rows, one 32-bit lane each, against a block of a column. */
-static ALWAYS_INLINE __m512i dot_lanes(const quads *first, const quads *second, const uint8_t *x) {
-    __m512i h = _mm512_setzero_si512(), l = h, h2 = h, l2 = h;
+/* 16 rows, one 32-bit lane each, against a block of a column; its sum is `sum`. */
+static ALWAYS_INLINE __m512i dot_lanes(const quads *first, const quads *second, const uint8_t *x, int32_t sum) {
+    __m512i h = _mm512_setzero_si512(), l = _mm512_set1_epi32(sum), h2 = h, l2 = h;
 #pragma GCC unroll 4
     for (int d = 0; d < QUADS; d++) {
-        h = _mm512_dpbusd_epi32(h, first->v[d], four_bytes(x + 4 * d));
-        h2 = _mm512_dpbusd_epi32(h2, second->v[d], four_bytes(x + 64 + 4 * d));
-        l = _mm512_dpbusd_epi32(l, first->v[d], four_bytes(x + 128 + 4 * d));
-        l2 = _mm512_dpbusd_epi32(l2, second->v[d], four_bytes(x + 192 + 4 * d));
+        h = dot_four(h, first->v[d], x + 4 * d);
+        h2 = dot_four(h2, second->v[d], x + 64 + 4 * d);
+        l = dot_four(l, first->v[d], x + 128 + 4 * d);
+        l2 = dot_four(l2, second->v[d], x + 192 + 4 * d);
     }
     return _mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(h, h2), 8), _mm512_add_epi32(l, l2));
 }
 
-/* Adds block b of 16 rows against a column to `sum`. */
-static ALWAYS_INLINE __m512 add_block(__m512 sum, __m512i raised, int raise, __m512 scales, const uint8_t *column,
-                                      int64_t k, int64_t b) {
-    int32_t x_sum;
+static ALWAYS_INLINE int32_t block_sum(const uint8_t *column, int64_t k, int which, int64_t b) {
+    int32_t sum;
+    memcpy(&sum, column + sums_at(k, which) + b * 4, sizeof sum);
+    return sum;
+}
+
+/* Adds whole numbers of block b of 16 rows and a column to `sum`. */
+static ALWAYS_INLINE __m512 add_block(__m512 sum, __m512i whole, __m512 scales, const uint8_t *column, int64_t k,
+                                      int64_t b) {
     float x_scale;
-    memcpy(&x_sum, column + sums_at(k) + b * 4, sizeof x_sum);
     memcpy(&x_scale, column + k * 2 + b * 4, sizeof x_scale);
-    const __m512i whole = _mm512_sub_epi32(raised, _mm512_set1_epi32(raise * x_sum));
     return f_add_scaled(sum, whole, _mm512_mul_ps(scales, _mm512_set1_ps(x_scale)));
+}
+
+/* Adds block b of 16 rows, one 32-bit lane each, and `count` columns to the sums. */
+static ALWAYS_INLINE void dot_lanes_columns(const quads *first, const quads *second, __m512 scales, int which,
+                                            const uint8_t *columns, int64_t count, int64_t k, int64_t b, __m512 sum[]) {
+    const int64_t step = ml_whole_bytes(k);
+#pragma GCC unroll 4
+    for (int64_t c = 0; c < count; c++) {
+        const uint8_t *column = columns + c * step, *x = column + bytes_at(k) + block_bytes_at(b);
+        const __m512i whole = dot_lanes(first, second, x, block_sum(column, k, which, b));
+        sum[c] = add_block(sum[c], whole, scales, column, k, b);
+    }
 }
 
 /* Blocks [begin, end) of up to 16 rows; adds to sum[c] theirs with column c. What follows the rows in memory is fetched
  * ahead. For several columns it pays to bring each row into a lane of its own before, not the sums after. */
 static ALWAYS_INLINE void dot_blocks(const format f, int64_t count, const uint8_t *w, int64_t stride, int64_t rows,
                                      int64_t k, int64_t begin, int64_t end, const uint8_t *columns, __m512 sum[]) {
-    const int64_t step = ml_whole_bytes(k);
     const uint8_t *ahead = w + rows * stride + begin * W * f.bytes;
     block_copy copy;
     for (int64_t b = begin; b < end; b++, ahead += W * f.bytes) {
-        const uint8_t *at = w + b * f.bytes, *column = columns;
+        const uint8_t *at = w + b * f.bytes;
         int64_t ld = stride;
         quads first, second;
         whole_rows(rows, f.bytes, &copy, &at, &ld);
@@ -364,127 +383,20 @@ static ALWAYS_INLINE void dot_blocks(const format f, int64_t count, const uint8_
         f.raised(at, ld, &first, &second);
         const __m512 scales = f.scales(at, ld);
         if (count == 1) {
-            const uint8_t *x = column + bytes_at(k) + block_bytes_at(b);
-            const quads dot =
+            const uint8_t *x = columns + bytes_at(k) + block_bytes_at(b);
+            const quads dots =
                 dot_quads(&first, &second, bytes16(x), bytes16(x + 64), bytes16(x + 128), bytes16(x + 192));
-            sum[0] = add_block(sum[0], sum_lanes(dot), f.raise, scales, column, k, b);
-            continue;
-        }
-        first = quads_transpose(first);
-        second = quads_transpose(second);
-        for (int64_t c = 0; c < count; c++, column += step) {
-            const __m512i raised = dot_lanes(&first, &second, column + bytes_at(k) + block_bytes_at(b));
-            sum[c] = add_block(sum[c], raised, f.raise, scales, column, k, b);
+            const __m512i minus = _mm512_set1_epi32(block_sum(columns, k, f.sums, b));
+            sum[0] = add_block(sum[0], _mm512_add_epi32(sum_lanes(dots), minus), scales, columns, k, b);
+        } else {
+            first = quads_transpose(first);
+            second = quads_transpose(second);
+            dot_lanes_columns(&first, &second, scales, f.sums, columns, count, k, b, sum);
         }
     }
 }
 
-/* ---- four blocks at once of 16 rows of MXFP4: far fewer loads, where cpuid promises VBMI ---- */
-
-#define VBMI __attribute__((target("avx512vbmi")))
-
-/* Lane i of vector j: lane j of vector i. */
-static ALWAYS_INLINE quads lanes_transpose(quads q) {
-    const __m512i a = _mm512_shuffle_i32x4(q.v[0], q.v[1], 0x44), b = _mm512_shuffle_i32x4(q.v[0], q.v[1], 0xee);
-    const __m512i c = _mm512_shuffle_i32x4(q.v[2], q.v[3], 0x44), d = _mm512_shuffle_i32x4(q.v[2], q.v[3], 0xee);
-    return (quads){{_mm512_shuffle_i32x4(a, c, 0x88), _mm512_shuffle_i32x4(a, c, 0xdd),
-                    _mm512_shuffle_i32x4(b, d, 0x88), _mm512_shuffle_i32x4(b, d, 0xdd)}};
-}
-
-/* Four blocks of a row: lane j of the result is the codes of block j. Adds their exponents to `exponents`, in element g
- * of lane j, as those of floats. */
-static VBMI ALWAYS_INLINE __m512i four_blocks(const uint8_t *row, int g, __m512i *exponents) {
-    const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 17, 17, 17, 17, 34, 34, 34, 34, 51, 51, 51, 51);
-    const __m512i exponents_at = _mm512_shuffle_epi8(lanes, _mm512_setzero_si512()); /* in every byte */
-    const __m512i codes_at = _mm512_add_epi8(
-        exponents_at, _mm512_broadcast_i32x4(_mm_setr_epi8(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)));
-    const __mmask64 place = 0x0008000800080008ull << 4 * g;
-    __m512i bytes = _mm512_loadu_si512(row); /* all but four of the four blocks */
-    __asm__("" : "+v"(bytes));               /* loaded once: it crosses cache lines */
-    *exponents = _mm512_mask_permutexvar_epi8(*exponents, place, exponents_at, bytes);
-    return _mm512_mask_broadcast_i32x4(_mm512_permutexvar_epi8(codes_at, bytes), 0xf000,
-                                       _mm_loadu_si128((const void *)(row + 52)));
-}
-
-/* Both codes of each byte as raised bytes. vpermb looks at six bits, but the table repeats after four. */
-static VBMI ALWAYS_INLINE void look_up(const quads *codes, quads *first, quads *second) {
-    const __m512i table = raised_values();
-#pragma GCC unroll 4
-    for (int g = 0; g < QUADS; g++) {
-        first->v[g] = _mm512_permutexvar_epi8(codes->v[g], table);
-        second->v[g] = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes->v[g], 4), table);
-    }
-}
-
-/* As dot_blocks(), for 16 rows, one column and whole groups of four blocks. What is fetched ahead is asked for bit by
- * bit: a burst of requests would hold up the loads behind it (on Zen 5 a third of the speed). */
-static VBMI __m512 dot_fours(const uint8_t *w, int64_t stride, int64_t k, int64_t end, const uint8_t *column) {
-    enum { BYTES = sizeof(ml_block_mxfp4) };
-    const uint8_t *ahead = w + W * stride;
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t b = 0; b < end; b += 4) {
-        const __m512i *x = (const void *)(column + bytes_at(k) + b * 2 * BLOCK);
-        quads exponents, dots;
-#pragma GCC unroll 4
-        for (int q = 0; q < QUADS; q++, ahead += W * BYTES) {
-            quads codes, first, second;
-            for (int64_t o = 0; o < W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
-            exponents.v[q] = _mm512_setzero_si512();
-#pragma GCC unroll 4
-            for (int g = 0; g < QUADS; g++) {
-                codes.v[g] = four_blocks(w + (4 * q + g) * stride + b * BYTES, g, &exponents.v[q]);
-            }
-            look_up(&codes, &first, &second);
-            dots.v[q] = sum_lanes(dot_quads(&first, &second, x[0], x[1], x[2], x[3]));
-        }
-        exponents = lanes_transpose(exponents);
-        dots = lanes_transpose(dots);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            const __m512i exponent = _mm512_srli_epi32(exponents.v[j], 1);
-            const __m512 scales = half_powers(exponent, w + (b + j) * BYTES, stride);
-            sum = add_block(sum, dots.v[j], mxfp4.raise, scales, column, k, b + j);
-        }
-    }
-    return sum;
-}
-
-/* The same for several columns. */
-static VBMI void dot_fours_columns(int64_t count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
-                                   const uint8_t *columns, __m512 sum[]) {
-    enum { BYTES = sizeof(ml_block_mxfp4) };
-    const int64_t step = ml_whole_bytes(k);
-    const uint8_t *ahead = w + W * stride;
-    for (int64_t b = 0; b < end; b += 4) {
-        quads blocks[4], exponents = {{_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
-                                       _mm512_setzero_si512()}};
-#pragma GCC unroll 4
-        for (int g = 0; g < QUADS; g++) {
-            quads codes;
-#pragma GCC unroll 4
-            for (int q = 0; q < QUADS; q++) {
-                codes.v[q] = four_blocks(w + (4 * q + g) * stride + b * BYTES, g, &exponents.v[q]);
-            }
-            codes = lanes_transpose(codes);
-            for (int j = 0; j < 4; j++) blocks[j].v[g] = codes.v[j];
-        }
-        exponents = lanes_transpose(exponents);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++, ahead += W * BYTES) {
-            const quads codes = quads_transpose(blocks[j]);
-            quads first, second;
-            for (int64_t o = 0; o < W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
-            look_up(&codes, &first, &second);
-            const __m512i exponent = _mm512_srli_epi32(exponents.v[j], 1);
-            const __m512 scales = half_powers(exponent, w + (b + j) * BYTES, stride);
-            for (int64_t c = 0; c < count; c++) {
-                const uint8_t *column = columns + c * step;
-                const __m512i raised = dot_lanes(&first, &second, column + bytes_at(k) + block_bytes_at(b + j));
-                sum[c] = add_block(sum[c], raised, mxfp4.raise, scales, column, k, b + j);
-            }
-        }
-    }
-}
+#include "kernels/avx512_fours.h"
 
 static int vbmi; /* promised by cpuid */
 
@@ -495,11 +407,7 @@ static ALWAYS_INLINE void dot_columns(const format f, const uint8_t *w, int64_t 
         const int64_t fours = f.bytes == mxfp4.bytes && vbmi && some == W ? k / BLOCK / 4 * 4 : 0;
         __m512 sum[FEW];
         for (int64_t c = 0; c < count; c++) sum[c] = _mm512_setzero_ps();
-        if (fours && count == 1) {
-            sum[0] = dot_fours(w, stride, k, fours, columns);
-        } else if (fours) {
-            dot_fours_columns(count, w, stride, k, fours, columns, sum);
-        }
+        if (fours) dot_fours_any(count, w, stride, k, fours, columns, sum);
         dot_blocks(f, count, w, stride, some, k, fours, k / BLOCK, columns, sum);
         for (int64_t c = 0; c < count; c++) {
             _mm512_mask_storeu_ps(y + c * ldy + r, (__mmask16)((1u << some) - 1), sum[c]);

@@ -20,12 +20,12 @@ enum {
 };
 
 /* Bytes of a column of k elements in whole numbers: int16 values and a scale a block, then room for the values as
- * bytes, four blocks together, and their sum a block (avx512 fills it; neon holds bytes only). A multiple of 64, and
+ * bytes, four blocks together, and two sums a block (avx512 fills it; neon holds bytes only). A multiple of 64, and
  * columns do not follow at multiples of 4 KiB, where they would crowd the same sets of the L1 cache. */
 static inline int64_t ml_whole_bytes(int64_t k) {
     const int64_t blocks = k / ML_WHOLE_BLOCK, fours = (blocks + 3) / 4;
     const int64_t values = (k * 2 + blocks * 4 + 63) / 64 * 64, bytes = fours * 8 * ML_WHOLE_BLOCK;
-    const int64_t all = (values + bytes + blocks * 4 + 63) / 64 * 64;
+    const int64_t all = (values + bytes + blocks * 8 + 63) / 64 * 64;
     return all % 4096 == 0 ? all + 64 : all;
 }
 
