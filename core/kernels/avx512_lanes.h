@@ -29,9 +29,6 @@ static inline vf v_load_bf16(const uint16_t *p) {
 static inline vf v_load_f16(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
 }
-static inline vf v_load_i16(const int16_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const void *)p)));
-}
 static inline vf v_set(float x) {
     return _mm512_set1_ps(x);
 }

@@ -3,7 +3,7 @@
  *   W vf                  floats of a vector; its type, with the compiler's + - * /
  *   v_load v_store        W floats, no alignment needed
  *   v_load_part v_store_part   the first n floats, 1 to W; lanes that are not there load as 0
- *   v_load_bf16 v_load_f16 v_load_i16   W bf16, f16 or int16, as f32 (the last two only where warm.h runs)
+ *   v_load_bf16 v_load_f16   W bf16 or f16, as f32
  *   v_store_bf16          W floats as bf16, to nearest even
  *   v_set v_fma v_max v_min    v_max(a, b) and v_min(a, b) give b when one of them is NaN
  *   v_round v_power       nearest integer; x * 2^n for -151 <= n <= 128

@@ -46,7 +46,7 @@ static inline uint8x16_t high_nibbles(uint8x16_t bytes) {
 
 static void unpack_f32(const uint8_t *block, int part, const float *scales, vf *w) {
     (void)part, (void)scales;
-    for (int i = 0; i < 8; i++) w[i] = v_load((const void *)(block + 16 * i));
+    for (int i = 0; i < 8; i++) w[i] = vreinterpretq_f32_u8(vld1q_u8(block + 16 * i));
 }
 
 static void unpack_f16(const uint8_t *block, int part, const float *scales, vf *w) {
