@@ -1,6 +1,6 @@
-/* The code of amx.c over tiles in memory, so that it can be tested where there is no matrix unit: never chosen but by its
- * name. A product with 256 columns takes 4 (bf16) to 14 (MXFP4, Q8_0) times as long as with avx512.c (a core of Zen 5);
- * against a matrix unit nobody has measured it. */
+/* The code of amx.c over tiles in memory, so that it can be tested where there is no matrix unit: never chosen but by
+ * its name. A product with 256 columns takes 4 (bf16) to 14 (MXFP4, Q8_0) times as long as with avx512.c (a core of Zen
+ * 5); against a matrix unit nobody has measured it. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>
