@@ -194,6 +194,10 @@ void ml_weights_free(ml_weights *weights);
 void ml_weights_timings(const ml_weights *weights, double out[3]);
 /* Bytes of all files together. */
 int64_t ml_weights_bytes(const ml_weights *weights);
+/* Maps ahead, in a thread of its own, what the system holds of the files in huge pages, so that the first pass over the
+ * weights does not stop for every one of them. Nothing is read from a disk, and where the system cannot do it, nothing
+ * happens. It ends by itself, or with the weights or ml_weights_copy(). */
+void ml_weights_prefault(ml_weights *weights);
 /* Copies the next part (up to 32 MiB) of the files into memory of this process, under huge pages where the kernel gives
  * them, in the place of the mapping: whatever points into the weights stays valid, and the file's own pages are
  * released part by part. `copied` receives the bytes that are copied so far; all is done at ml_weights_bytes(). Nobody

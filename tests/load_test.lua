@@ -4,11 +4,23 @@ local folder = require "helpers.folder"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local run = require "helpers.command"
+local uv = require "luv"
 local weights = require "moonloom.weights"
 local writer = require "moonloom.gguf_writer"
 local C = ml.C
 
-ffi.cdef "int memcmp(const void *a, const void *b, size_t bytes);"
+ffi.cdef [[
+int memcmp(const void *a, const void *b, size_t bytes);
+long syscall(long number, ...);
+int open(const char *path, int flags, ...);
+int close(int descriptor);
+int fsync(int descriptor);
+int posix_fadvise(int descriptor, int64_t offset, int64_t bytes, int advice);
+int fork(void);
+int waitpid(int process, int *status, int options);
+unsigned alarm(unsigned seconds);
+void _exit(int code);
+]]
 
 local TINY = MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf"
 
@@ -132,5 +144,90 @@ describe("loading", function()
         assert.equal(2, code)
         assert.truthy(err:find("load must be one of map, copy", 1, true))
         assert.has_error(function() moonloom.load(TINY, { load = "slowly" }) end, "load is map or copy, not 'slowly'")
+    end)
+end)
+
+describe("mapping ahead", function()
+    teardown(folder.remove)
+
+    local BYTES = 64 * 2 ^ 20
+
+    -- A file of that size, all in memory just after it was written.
+    local function large(path)
+        writer.save(path, { force = true }, function(file)
+            file:meta("general.architecture", "string", "none")
+            file:tensor("numbers", "f32", { BYTES / 4 })
+            file:constant("numbers", 1)
+        end)
+        return path
+    end
+
+    -- Bytes of a file that are in memory; nil where the system does not tell (cachestat(2): Linux 6.5). With `drop`
+    -- it is asked to forget them first.
+    local function cached(path, drop)
+        local descriptor = ffi.C.open(path, 0)
+        if drop then
+            ffi.C.fsync(descriptor)
+            ffi.C.posix_fadvise(descriptor, 0, 0, 4)
+        end
+        local range, pages = ffi.new("uint64_t[2]", 0, BYTES), ffi.new("uint64_t[5]")
+        local told = ffi.C.syscall(451, ffi.cast("int", descriptor), range, pages, ffi.cast("unsigned", 0)) == 0
+        ffi.C.close(descriptor)
+        return told and tonumber(pages[0]) * 4096 or nil
+    end
+
+    local function resident()
+        return tonumber(C.ml_memory_resident())
+    end
+
+    it("maps what is in memory", function()
+        local path = large(folder.path("large.gguf"))
+        if not cached(path) then return pending("this system does not tell what is in memory") end
+        local file = weights.open(path)
+        local before = resident()
+        C.ml_weights_prefault(file.handle)
+        for _ = 1, 500 do
+            if resident() - before >= BYTES / 8 then break end
+            uv.sleep(10)
+        end
+        assert.is_true(resident() - before >= BYTES / 8) -- where pages are small it ends there
+        file:close()
+    end)
+
+    it("reads nothing from the disk", function()
+        local path = large(os.tmpname())
+        finally(function() os.remove(path) end)
+        local left = cached(path, true)
+        if not left or left > 0 then return pending("this system keeps the file in memory") end
+        local file = weights.open(path) -- reads its head
+        C.ml_weights_prefault(file.handle)
+        uv.sleep(100)
+        file:close()
+        assert.is_true(cached(path) < BYTES / 2)
+    end)
+
+    it("ends with the weights, when they are copied, and in a child process", function()
+        local path = large(folder.path("large.gguf"))
+        for _ = 1, 20 do
+            local file = weights.open(path)
+            C.ml_weights_prefault(file.handle)
+            C.ml_weights_prefault(file.handle)
+            file:close()
+        end
+        local file = weights.open(path)
+        C.ml_weights_prefault(file.handle)
+        local child = ffi.C.fork()
+        if child == 0 then
+            ffi.C.alarm(20) -- instead of waiting for ever
+            C.ml_weights_free(file.handle)
+            ffi.C._exit(0)
+        end
+        local status = ffi.new("int[1]", -1)
+        ffi.C.waitpid(child, status, 0)
+        assert.equal(0, status[0])
+        file:copy()
+        local tensor = moonloom.tensor.from_weights(file.handle, "numbers")
+        assert.equal(1, ffi.cast("const float *", C.ml_tensor_data(tensor.handle))[BYTES / 4 - 1])
+        file:close()
     end)
 end)

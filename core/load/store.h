@@ -4,6 +4,7 @@
 
 #include "load/mapping.h"
 #include "load/names.h"
+#include "load/prefault.h"
 #include "load/weights.h"
 
 #include <stdatomic.h>
@@ -57,6 +58,7 @@ struct ml_weights {
     char *path;
     ml_mapping *files;
     size_t file_count, file_capacity;
+    ml_prefault *prefault; /* under way, or ended by itself; NULL if not started */
     ml_metadata metadata;
     ml_names names;
     ml_entry *entries;

@@ -38,7 +38,13 @@ int ml_weights_map(ml_weights *weights, const char *path) {
     return check_format(path, file);
 }
 
+static void stop_prefault(ml_weights *weights) {
+    ml_prefault_stop(weights->prefault);
+    weights->prefault = NULL;
+}
+
 void ml_weights_clear(ml_weights *weights) {
+    stop_prefault(weights);
     for (size_t i = 0; i < weights->file_count; i++) {
         ml_mapping *file = &weights->files[i];
         ml_memory_note(ML_MEMORY_MAPPED, -(int64_t)(file->size - file->copied));
@@ -102,8 +108,13 @@ int64_t ml_weights_bytes(const ml_weights *weights) {
     return bytes;
 }
 
+void ml_weights_prefault(ml_weights *weights) {
+    if (!weights->prefault) weights->prefault = ml_prefault_start(weights->files, weights->file_count);
+}
+
 int ml_weights_copy(ml_weights *weights, int64_t *copied) {
     if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
+    stop_prefault(weights);
     *copied = 0;
     for (size_t i = 0; i < weights->file_count; i++) {
         ml_mapping *file = &weights->files[i];

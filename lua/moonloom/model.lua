@@ -46,7 +46,7 @@ end
 function M.load(path, how)
     local began = C.ml_time_now()
     local file = weights.open(path)
-    if how == "copy" then copy_weights(file) end
+    if how == "copy" then copy_weights(file) else C.ml_weights_prefault(file.handle) end
     local out = ffi.new("ml_model *[1]")
     check(C.ml_model_create(file.handle, out))
     local handle = ffi.gc(out[0], C.ml_model_free)
