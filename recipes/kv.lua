@@ -8,7 +8,7 @@ local progress = require "moonloom.progress"
 
 local M = {
     name = "kv",
-    summary = "what keys and values cost: the memory table; --measure rotation and compression; --fill-random N",
+    summary = "what keys and values cost: the memory table; --measure packing and its speed; --fill-random N",
     parameters = {
         { name = "measure", type = "boolean", default = false,
             doc = "read a text; what formats make of its pages, and how fast packed ones come back" },
@@ -265,7 +265,7 @@ local Filled = {}
 Filled.__index = Filled
 
 function Filled:__tostring()
-    return ("%s\n\n%d random tokens filled in after %.1f s, then %d decoded: %.0f ms each\n"
+    return ("%s\n\n%d random tokens filled in after %.1f s, then %d decoded: %.1f ms each\n"
         .. "keys and values have %s from the system, at most %s since the beginning"):format(tostring(self.levels),
         self.tokens, self.fill_seconds, self.decoded, self.token_ms, amount(self.reserved),
         amount(self.reserved_peak))
@@ -302,6 +302,9 @@ local function fill(args, model)
 end
 
 function M.run(args)
+    if args.measure and args.fill_random then
+        moonloom.wrong_usage("kv does one thing at a time: either measure or fill_random")
+    end
     local model = moonloom.current(args.model)
     if args.fill_random then return fill(args, model) end
     if args.measure then return measure(args, model) end
