@@ -617,7 +617,8 @@ typedef struct ml_page_sample {
  * that is in memory. ML_E_NOT_FOUND if there is none. */
 int ml_cache_sample(const ml_cache *cache, int32_t sequence, int32_t layer, ml_page_sample *out);
 
-/* How fast pages come back into memory: seconds for all full pages of a sequence, the best of five rounds. */
+/* How fast pages come back into memory: seconds for all full pages of a sequence. On one thread each page counts with
+ * the best of five rounds, so that a busy machine does not matter much; of the stream the best round counts. */
 typedef struct ml_promotion {
     int64_t pages, bytes;  /* their number; bytes of them as attention reads them */
     int64_t packed;        /* bytes of them packed */
