@@ -16,6 +16,8 @@ typedef struct attention_work {
     int32_t layer;
     ml_config shape;             /* the model's; with as many KV heads as heads where each of these attends by itself */
     int64_t tiles, items, parts; /* tiles of the batch; their chunks; partial results of rows in these */
+    int32_t block;               /* KV heads of a page that are worked on one after the other, see choose_block() */
+    int64_t blocks;
 } attention_work;
 
 /* Turns queries and keys of each row and appends its keys and values to the cache. */
@@ -69,16 +71,28 @@ static void quantize_queries(void *arg, int64_t begin, int64_t end, int thread) 
  *
  * The order of the sums of a row is fixed by positions alone: chunks of CHUNK tokens are walked page by page, each from
  * an empty state, and their states merged in ascending order. Whether one thread does all of that or many share the
- * chunks, and which rows form a tile, changes nothing in the result. */
+ * chunks, and which rows form a tile and which heads a block, changes nothing in the result. */
 
 enum {
     CHUNK = 512,        /* tokens */
-    TILE_QUERIES = 128, /* of one KV head: enough that a page is read seldom, few enough for the caches */
+    TILE_QUERIES = 128, /* that a page is read for: enough that it is read seldom, few enough for the caches */
     SHARE_BELOW = 64,   /* with fewer (tile, head) pairs than this, threads share chunks */
-    PART_ROWS = 512     /* partial results of rows that there is room for */
+    PART_ROWS = 512,    /* partial results of rows that there is room for */
+    THREAD_ITEMS = 8    /* that a thread has at least: so many that all threads end at about the same time */
 };
 
-/* Online softmax of `queries` queries: running maximum, sum of exp(score - top), values weighted so. */
+/* The rows of a tile and some KV heads of theirs. */
+typedef struct attend_item {
+    const ml_tile *tile;
+    int32_t head, heads;
+} attend_item;
+
+static attend_item item_of(const attention_work *work, const ml_tile *tile, int64_t block) {
+    const int32_t head = (int32_t)block * work->block, left = work->shape.kv_heads - head;
+    return (attend_item){tile, head, left < work->block ? left : work->block};
+}
+
+/* Online softmax of `queries` queries of a KV head: running maximum, sum of exp(score - top), values weighted so. */
 typedef struct attend_state {
     int64_t queries;
     float *acc, *top, *sum; /* {queries, head_dim}, {queries}, {queries} */
@@ -182,11 +196,13 @@ static void finish_tile(const attention_work *work, const ml_tile *tile, int32_t
     }
 }
 
-/* The queries of a tile that share a KV head, scaled. */
-static void gather_queries(const attention_work *work, const ml_tile *tile, int32_t head, float *q) {
+/* The queries of an item, scaled. */
+static void gather_queries(const attention_work *work, attend_item item, float *q) {
     const ml_config *c = &work->shape;
-    for (int64_t r = 0; r < tile->rows; r++) {
-        scale_queries(work, tile->row + r, head, q + r * group_of(c) * c->head_dim);
+    for (int64_t h = 0; h < item.heads; h++) {
+        for (int64_t r = 0; r < item.tile->rows; r++, q += group_of(c) * c->head_dim) {
+            scale_queries(work, item.tile->row + r, item.head + h, q);
+        }
     }
 }
 
@@ -214,84 +230,129 @@ static int reads_warm(const attention_work *work) {
     return 0;
 }
 
-/* Adds the tokens of one chunk to an empty state; s->q holds the queries. */
-static void attend_chunk(const attention_work *work, const ml_tile *tile, int32_t head, int64_t chunk,
-                         const attend_scratch *s, attend_state state) {
-    const ml_cache *cache = work->cache;
+/* Puts a KV head of a page into what the kernel reads. */
+static void show_page(const attention_work *work, const ml_page *page, int32_t head, ml_attend *out) {
+    ml_page_show(page->format, page->data, head * work->batch->model->config.kv_heads / work->shape.kv_heads, out);
+}
+
+/* Adds a page to the states of an item, head by head: page by page, memory is read as one stream. `next` is what comes
+ * after it. `here` has what all pages have in common, and the ranges of this one. */
+static void attend_page(const attention_work *work, attend_item item, const ml_page *page, const ml_page *next,
+                        ml_attend here, float *states) {
     const ml_kernels *kernels = ml_kernels_get();
-    const ml_config *c = &work->shape;
-    const ml_row *row = &work->batch->row[tile->row];
-    const ml_sequence *sequence = &cache->sequences[row->sequence];
-    const int32_t kv_head = head * work->batch->model->config.kv_heads / c->kv_heads;
-    const int64_t first = first_seen(work, row->position), end = row->position + tile->rows;
-    const int64_t last = (chunk + 1) * CHUNK < end ? (chunk + 1) * CHUNK : end;
-    ml_attend page = {.rows = tile->rows, .group = group_of(c), .head_dim = c->head_dim, .q = s->q};
-    page.from = s->from;
-    page.to = s->to;
-    page.whole = whole_queries(work, tile->row, head);
-    page.area = s->area;
-    page.top = state.top;
-    page.sum = state.sum;
-    page.acc = state.acc;
     const int prefetch = ml_tuned(ML_TUNING_PREFETCH);
-    int64_t t = chunk * CHUNK;
-    if (first > t) t = first - first % ML_PAGE_TOKENS;
-    for (; t < last; t += ML_PAGE_TOKENS) {
-        for (int64_t r = 0; r < tile->rows; r++) {
-            s->from[r] = (int32_t)clamp(first_seen(work, row->position + r) - t, ML_PAGE_TOKENS);
-            s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
-        }
-        int64_t next = prefetch && t + ML_PAGE_TOKENS < end ? t + ML_PAGE_TOKENS : t;
-        if (!ml_cache_page(cache, sequence, work->layer, next)->data) next = t; /* the span ends here */
-        ml_cache_read(cache, sequence, work->layer, next, kv_head, &page);
-        page.next_keys = page.keys;
-        page.next_values = page.values;
-        ml_cache_read(cache, sequence, work->layer, t, kv_head, &page);
-        if (page.key_bits == 16 && page.value_bits == 16) {
-            kernels->attend(&page);
+    const float *q = here.q;
+    ml_attend after = here;
+    __builtin_prefetch(next->data);
+    show_page(work, page, item.head, &here);
+    for (int32_t h = 0; h < item.heads; h++) {
+        const int last = h + 1 == item.heads;
+        const attend_state state =
+            state_of(&work->shape, here.rows, states + h * state_floats(&work->shape, here.rows));
+        show_page(work, last ? next : page, last ? item.head : item.head + h + 1, &after);
+        here.next_keys = prefetch ? after.keys : here.keys;
+        here.next_values = prefetch ? after.values : here.values;
+        here.q = q + h * state.queries * here.head_dim;
+        here.whole = whole_queries(work, item.tile->row, item.head + h);
+        here.top = state.top;
+        here.sum = state.sum;
+        here.acc = state.acc;
+        if (here.key_bits == 16 && here.value_bits == 16) {
+            kernels->attend(&here);
         } else {
-            kernels->attend_warm(&page);
+            kernels->attend_warm(&here);
         }
+        here.keys = after.keys;
+        here.values = after.values;
+        here.key_bits = after.key_bits;
+        here.value_bits = after.value_bits;
+        here.key_unit = after.key_unit;
+        here.value_unit = after.value_unit;
     }
 }
 
-/* Items are (head, tile), the tiles that see most first. */
+/* The tokens of one chunk to `states`, one a head; s->q holds the queries. */
+static void attend_chunk(const attention_work *work, attend_item item, int64_t chunk, const attend_scratch *s,
+                         float *states) {
+    const ml_cache *cache = work->cache;
+    const ml_config *c = &work->shape;
+    const ml_row *row = &work->batch->row[item.tile->row];
+    const ml_sequence *sequence = &cache->sequences[row->sequence];
+    const int64_t rows = item.tile->rows, seen = first_seen(work, row->position), end = row->position + rows;
+    const int64_t last = (chunk + 1) * CHUNK < end ? (chunk + 1) * CHUNK : end;
+    const int64_t first = (seen > chunk * CHUNK ? seen : chunk * CHUNK) / ML_PAGE_TOKENS;
+    const int64_t pages = (last - 1) / ML_PAGE_TOKENS + 1 - first;
+    const ml_page *page[CHUNK / ML_PAGE_TOKENS + 1]; /* all found together, so that the misses overlap */
+    for (int64_t p = 0; p < pages; p++) {
+        page[p] = ml_cache_page(cache, sequence, work->layer, (first + p) * ML_PAGE_TOKENS);
+        __builtin_prefetch(page[p]);
+    }
+    page[pages] = last < end ? ml_cache_page(cache, sequence, work->layer, last) : page[pages - 1];
+    if (!page[pages]->data) page[pages] = page[pages - 1]; /* the span ends here */
+    ml_attend common = {.rows = rows, .group = group_of(c), .head_dim = c->head_dim, .q = s->q};
+    common.from = s->from;
+    common.to = s->to;
+    common.area = s->area;
+    for (int32_t h = 0; h < item.heads; h++) state_begin(c, rows, states + h * state_floats(c, rows));
+    for (int64_t p = 0; p < pages; p++) {
+        const int64_t t = (first + p) * ML_PAGE_TOKENS;
+        for (int64_t r = 0; r < rows; r++) {
+            s->from[r] = (int32_t)clamp(first_seen(work, row->position + r) - t, ML_PAGE_TOKENS);
+            s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
+        }
+        attend_page(work, item, page[p], page[p + 1], common, states);
+    }
+}
+
+/* The same to `totals`, by way of s->state. */
+static void add_chunk(const attention_work *work, attend_item item, int64_t chunk, const attend_scratch *s,
+                      float *totals) {
+    const ml_config *c = &work->shape;
+    const int64_t rows = item.tile->rows;
+    attend_chunk(work, item, chunk, s, s->state);
+    for (int32_t h = 0; h < item.heads; h++) {
+        const int64_t at = h * state_floats(c, rows);
+        state_merge(state_of(c, rows, totals + at), state_of(c, rows, s->state + at), c->head_dim);
+    }
+}
+
+/* Items are (block of heads, tile), the tiles that see most first. */
 static void attend_tiles(void *arg, int64_t begin, int64_t end, int thread) {
     const attention_work *work = arg;
     const ml_config *c = &work->shape;
     const attend_scratch s = scratch_of(work, thread);
     for (int64_t i = begin; i < end; i++) {
         const ml_tile *tile = &work->batch->tiles[work->tiles - 1 - i % work->tiles];
-        const int32_t head = (int32_t)(i / work->tiles);
-        gather_queries(work, tile, head, s.q);
-        const attend_state total = state_begin(c, tile->rows, s.total);
+        const attend_item item = item_of(work, tile, i / work->tiles);
+        const int64_t floats = state_floats(c, tile->rows);
+        gather_queries(work, item, s.q);
+        for (int32_t h = 0; h < item.heads; h++) state_begin(c, tile->rows, s.total + h * floats);
         for (int64_t chunk = tile->chunk; chunk < tile->chunk + tile->chunks; chunk++) {
-            const attend_state state = state_begin(c, tile->rows, s.state);
-            attend_chunk(work, tile, head, chunk, &s, state);
-            state_merge(total, state, c->head_dim);
+            add_chunk(work, item, chunk, &s, s.total);
         }
-        finish_tile(work, tile, head, total);
+        for (int32_t h = 0; h < item.heads; h++) {
+            finish_tile(work, tile, item.head + h, state_of(c, tile->rows, s.total + h * floats));
+        }
     }
 }
 
-/* Where the partial result of a tile's chunk lies; they come by head, tile and chunk. */
+/* Where the partial result of a tile's chunk lies; they come by tile, chunk and head. */
 static float *part_at(const attention_work *work, const ml_tile *tile, int32_t head, int64_t chunk) {
-    const int64_t part = head * work->parts + tile->part + (chunk - tile->chunk) * tile->rows;
-    return work->batch->parts + state_floats(&work->shape, part);
+    const int64_t part = tile->part + (chunk - tile->chunk) * tile->rows;
+    return work->batch->parts + state_floats(&work->shape, part * work->shape.kv_heads + head * tile->rows);
 }
 
-/* Items are (head, tile, chunk). */
+/* Items are (tile, chunk, block of heads): neighbours read neighbouring memory. */
 static void attend_shared(void *arg, int64_t begin, int64_t end, int thread) {
     const attention_work *work = arg;
-    const ml_config *c = &work->shape;
     const attend_scratch s = scratch_of(work, thread);
     for (int64_t i = begin; i < end; i++) {
-        const int32_t head = (int32_t)(i / work->items);
         const ml_tile *tile = &work->batch->tiles[work->tiles - 1];
-        while (tile->item > i % work->items) tile--;
-        const int64_t chunk = tile->chunk + i % work->items - tile->item;
-        gather_queries(work, tile, head, s.q);
-        attend_chunk(work, tile, head, chunk, &s, state_begin(c, tile->rows, part_at(work, tile, head, chunk)));
+        while (tile->item > i / work->blocks) tile--;
+        const attend_item item = item_of(work, tile, i % work->blocks);
+        const int64_t chunk = tile->chunk + i / work->blocks - tile->item;
+        gather_queries(work, item, s.q);
+        attend_chunk(work, item, chunk, &s, part_at(work, tile, item.head, chunk));
     }
 }
 
@@ -333,15 +394,30 @@ static void make_tiles(attention_work *work) {
     }
 }
 
+/* The most heads of which all queries fit a tile, if `count` tiles, or chunks of them, are work enough for all threads
+ * then. */
+static void choose_block(attention_work *work, int64_t count) {
+    const ml_config *c = &work->shape, *model = &work->batch->model->config;
+    int64_t rows = 1, block;
+    for (int64_t i = 0; i < work->tiles; i++) {
+        if (work->batch->tiles[i].rows > rows) rows = work->batch->tiles[i].rows;
+    }
+    block = tile_rows(model) * group_of(model) / (rows * group_of(c));
+    if (block > c->kv_heads) block = c->kv_heads;
+    while (block > 1 && count * ((c->kv_heads + block - 1) / block) < THREAD_ITEMS * ml_threads_count()) block /= 2;
+    work->block = block > 1 ? (int32_t)block : 1;
+    work->blocks = (c->kv_heads + work->block - 1) / work->block;
+}
+
 static void attend_batch(attention_work *work) {
-    const int64_t heads = work->shape.kv_heads;
-    const int64_t pairs = work->tiles * heads;
     const int few = work->tiles * work->batch->model->config.kv_heads < SHARE_BELOW;
     if (ml_tuned(ML_TUNING_SHARE) && few && work->items > work->tiles && work->parts <= PART_ROWS) {
-        ml_parallel(work->items * heads, 1, attend_shared, work);
-        ml_parallel(pairs, 1, merge_shared, work);
+        choose_block(work, work->items);
+        ml_parallel(work->items * work->blocks, 1, attend_shared, work);
+        ml_parallel(work->tiles * work->shape.kv_heads, 1, merge_shared, work);
     } else {
-        ml_parallel(pairs, 1, attend_tiles, work);
+        choose_block(work, work->tiles);
+        ml_parallel(work->tiles * work->blocks, 1, attend_tiles, work);
     }
 }
 
@@ -397,22 +473,19 @@ static int begin_totals(const attention_work *work) {
     return status;
 }
 
-/* Items are (head, tile of the group). */
+/* Items are (block of heads, tile of the group). */
 static void attend_span_tiles(void *arg, int64_t begin, int64_t end, int thread) {
     const attend_span *span = arg;
     const attention_work *work = span->work;
-    const ml_config *c = &work->shape;
     const attend_scratch s = scratch_of(work, thread);
     for (int64_t i = begin; i < end; i++) {
         const ml_tile *tile = &work->batch->tiles[span->group.tile + span->group.tiles - 1 - i % span->group.tiles];
-        const int32_t head = (int32_t)(i / span->group.tiles);
-        gather_queries(work, tile, head, s.q);
+        const attend_item item = item_of(work, tile, i / span->group.tiles);
+        gather_queries(work, item, s.q);
         const int64_t last = tile->chunk + tile->chunks;
         for (int64_t chunk = tile->chunk > span->chunk ? tile->chunk : span->chunk; chunk < span->end && chunk < last;
              chunk++) {
-            const attend_state state = state_begin(c, tile->rows, s.state);
-            attend_chunk(work, tile, head, chunk, &s, state);
-            state_merge(total_of(work, tile, head), state, c->head_dim);
+            add_chunk(work, item, chunk, &s, total_of(work, tile, item.head).acc);
         }
     }
 }
@@ -478,7 +551,8 @@ static int attend_streamed(attention_work *work) {
             status = ml_stream_take(work->cache, &now, &next);
             if (status != ML_OK) break;
             attend_span span = {work, group, chunk, chunk + step};
-            ml_parallel(group.tiles * heads, 1, attend_span_tiles, &span);
+            choose_block(work, group.tiles);
+            ml_parallel(group.tiles * work->blocks, 1, attend_span_tiles, &span);
             ml_stream_done(work->cache);
         }
     }
