@@ -18,11 +18,13 @@ typedef struct attend_side {
     uintptr_t ahead;
 } attend_side;
 
-/* W elements from element `at` on. */
-static ALWAYS_INLINE vf side_load(attend_side b, int64_t at, const int dtype) {
+enum { LINE_BF16 = 32 /* numbers of a line of the cache */ };
+
+/* W elements from element `at` on; `ask` where a line begins. */
+static ALWAYS_INLINE vf side_load(attend_side b, int64_t at, const int dtype, const int ask) {
     if (dtype == ML_F32) return v_load((const float *)b.data + at);
     const uint16_t *p = (const uint16_t *)b.data + at;
-    __builtin_prefetch((const void *)((uintptr_t)p + b.ahead));
+    if (ask) __builtin_prefetch((const void *)((uintptr_t)p + b.ahead));
     return v_load_bf16(p);
 }
 
@@ -42,7 +44,7 @@ static ALWAYS_INLINE void multiply_lanes(const float *a, int64_t lda, const int 
     for (int64_t i = begin; i < end; i++) {
         vf row[4];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) row[v] = side_load(b, i * b.lanes + at + v * W, dtype);
+        for (int v = 0; v < vectors; v++) row[v] = side_load(b, i * b.lanes + at + v * W, dtype, v * W % LINE_BF16 == 0);
 #pragma GCC unroll 8
         for (int q = 0; q < queries; q++) {
             const vf factor = v_set(a[q * lda + i]);

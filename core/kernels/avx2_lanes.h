@@ -65,6 +65,12 @@ static inline float v_top(vf v) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
+static inline void v_join_sums(const vf v[8], float out[8]) {
+    for (int i = 0; i < 8; i++) out[i] = v_sum(v[i]);
+}
+static inline void v_join_tops(const vf v[8], float out[8]) {
+    for (int i = 0; i < 8; i++) out[i] = v_top(v[i]);
+}
 static inline void v_store_bf16(uint16_t *out, vf v) {
     __m256i bits = _mm256_castps_si256(v), top = _mm256_srli_epi32(bits, 16);
     __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));

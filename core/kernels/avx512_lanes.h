@@ -53,6 +53,33 @@ static inline float v_sum(vf v) {
 static inline float v_top(vf v) {
     return _mm512_reduce_max_ps(v);
 }
+/* Lane i: the sum, or the largest, of the lanes of v[i]; eight vectors together, in fewer steps than one by one. */
+static inline __attribute__((always_inline)) vf v_join(const vf v[8], const int largest) {
+    vf pairs[4], fours[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const vf a = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), b = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+        pairs[i] = largest ? v_max(a, b) : _mm512_add_ps(a, b);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        const vf a = _mm512_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], 0x44);
+        const vf b = _mm512_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], 0xee);
+        fours[i] = largest ? v_max(a, b) : _mm512_add_ps(a, b);
+    }
+    vf a = _mm512_shuffle_f32x4(fours[0], fours[1], 0x88), b = _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd);
+    const vf half = largest ? v_max(a, b) : _mm512_add_ps(a, b);
+    a = _mm512_shuffle_f32x4(half, half, 0x88);
+    b = _mm512_shuffle_f32x4(half, half, 0xdd);
+    return largest ? v_max(a, b) : _mm512_add_ps(a, b);
+}
+/* The same in memory. */
+static inline __attribute__((always_inline)) void v_join_sums(const vf v[8], float out[8]) {
+    _mm256_storeu_ps(out, _mm512_castps512_ps256(v_join(v, 0)));
+}
+static inline __attribute__((always_inline)) void v_join_tops(const vf v[8], float out[8]) {
+    _mm256_storeu_ps(out, _mm512_castps512_ps256(v_join(v, 1)));
+}
 static inline void v_store_bf16(uint16_t *out, vf v) {
     __m512i bits = _mm512_castps_si512(v), top = _mm512_srli_epi32(bits, 16);
     __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));

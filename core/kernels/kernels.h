@@ -55,8 +55,8 @@ typedef struct ml_attend {
     float key_unit, value_unit;
     const uint8_t *whole; /* {rows, group} of ml_query_bytes(head_dim) */
     float *area;          /* {2, head_dim, ML_PAGE_TOKENS}: scratch */
-    /* State {rows, group}: running maximum, sum of exp(score - top), and the values weighted so {rows, group,
-     * head_dim}. Starts as -INFINITY, 0, 0. */
+    /* State {rows, group}: top, sum of exp(score - top), and the values weighted so {rows, group, head_dim}. Starts as
+     * -INFINITY, 0, 0. Top is near the largest score so far, so that sums neither overflow nor vanish. */
     float *top, *sum, *acc;
 } ml_attend;
 

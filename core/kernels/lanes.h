@@ -8,6 +8,7 @@
  *   v_set v_fma v_max v_min    v_max(a, b) and v_min(a, b) give b when one of them is NaN
  *   v_round v_power       nearest integer; x * 2^n for -151 <= n <= 128
  *   v_sum v_top           over the lanes
+ *   v_join_sums v_join_tops    the same of eight vectors
  *
  * and what follows from these is here. */
 #ifndef ML_KERNELS_LANES_H
@@ -29,6 +30,20 @@ static inline vf v_exp(vf x) {
     p = v_fma(p, r, v_set(1.0f / 6));
     p = v_fma(p, r, v_set(0.5f));
     p = v_fma(p, r, v_set(1.0f));
+    p = v_fma(p, r, v_set(1.0f));
+    return v_power(p, n);
+}
+
+/* exp(x) for x <= 0: 2^n * 2^r with |r| <= 1/2 and a polynomial of degree 6 (Remez: 2e-9 relative; with the rounding of
+ * x log2(e), 1e-8 |x| more). 0 below -104; NaN stays. */
+static inline vf v_exp_below(vf x) {
+    x = v_max(v_set(-104.5f), x);
+    const vf n = v_round(x * v_set(1.44269504f)), r = v_fma(x, v_set(1.44269504f), -n);
+    vf p = v_fma(r, v_set(1.53458122e-4f), v_set(1.33999312e-3f));
+    p = v_fma(p, r, v_set(9.61848896e-3f));
+    p = v_fma(p, r, v_set(0.0555032878f));
+    p = v_fma(p, r, v_set(0.240226469f));
+    p = v_fma(p, r, v_set(0.693147206f));
     p = v_fma(p, r, v_set(1.0f));
     return v_power(p, n);
 }

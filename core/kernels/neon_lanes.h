@@ -80,6 +80,12 @@ static inline float v_sum(vf v) {
 static inline float v_top(vf v) {
     return vmaxvq_f32(v);
 }
+static inline void v_join_sums(const vf v[8], float out[8]) {
+    for (int i = 0; i < 8; i++) out[i] = v_sum(v[i]);
+}
+static inline void v_join_tops(const vf v[8], float out[8]) {
+    for (int i = 0; i < 8; i++) out[i] = v_top(v[i]);
+}
 static inline void v_store_bf16(uint16_t *out, vf v) {
     const uint32x4_t bits = vreinterpretq_u32_f32(v), top = vshrq_n_u32(bits, 16);
     const uint32x4_t odd = vandq_u32(top, vdupq_n_u32(1));

@@ -94,40 +94,59 @@ static void to_bf16(const float *x, uint16_t *out, int64_t n) {
 
 /* ---- attention to a plain page: see attend.h ------------------------------------------------- */
 
-/* Scores of up to BLOCK queries to weights exp(score - top), 0 outside [from, to). Brings top and sum up to date; keep
- * is what the sums so far shrink by. */
-static void weigh(float *score, int64_t queries, int64_t from, int64_t to, float *top, float *sum, float *keep) {
-    float before[BLOCK], after[BLOCK];
-    for (int64_t h = 0; h < queries; h++) {
-        float *s = score + h * PAGE;
-        for (int64_t t = 0; t < from; t++) s[t] = -INFINITY;
-        for (int64_t t = to; t < PAGE; t++) s[t] = -INFINITY;
-        vf best = v_set(top[h]);
-        for (int v = 0; v < PAGE; v += W) best = v_max(best, v_load(s + v));
-        before[h] = top[h];
-        after[h] = v_top(best);
+/* Tokens outside [from, to) get no weight. */
+static void mask_scores(float *score, int64_t queries, int64_t from, int64_t to) {
+    for (int64_t h = 0; h < queries; h++, score += PAGE) {
+        for (int64_t t = 0; t < from; t++) score[t] = -INFINITY;
+        for (int64_t t = to; t < PAGE; t++) score[t] = -INFINITY;
     }
+}
+
+/* Scores of up to BLOCK queries to weights exp(score - top). Brings top and sum up to date; keep is what the sums so
+ * far shrink by. */
+static ALWAYS_INLINE void weigh_block(float *score, const int64_t queries, float *top, float *sum, float *keep) {
+    float after[BLOCK], total[BLOCK];
+    vf v[BLOCK];
+    for (int64_t h = 0; h < BLOCK; h++) {
+        v[h] = v_set(0);
+        if (h >= queries) continue;
+        v[h] = v_load(score + h * PAGE);
+        for (int t = W; t < PAGE; t += W) v[h] = v_max(v[h], v_load(score + h * PAGE + t));
+    }
+    v_join_tops(v, after);
     for (int64_t h = 0; h < queries; h += W) {
         const int64_t some = queries - h < W ? queries - h : W;
-        v_store_part(keep + h, v_exp(v_load_part(before + h, some) - v_load_part(after + h, some)), some);
+        const vf before = v_load_part(top + h, some), now = v_max(before, v_load_part(after + h, some));
+        v_store_part(keep + h, v_exp_below(before - now), some);
+        v_store_part(after + h, now, some);
+        v_store_part(top + h, now, some);
     }
-    for (int64_t h = 0; h < queries; h++) {
-        float *s = score + h * PAGE;
+    for (int64_t h = 0; h < BLOCK; h++) {
+        v[h] = v_set(0);
+        if (h >= queries) continue;
         const vf base = v_set(after[h]);
-        vf total = v_set(0);
-        for (int v = 0; v < PAGE; v += W) {
-            const vf p = v_exp(v_load(s + v) - base);
-            v_store(s + v, p);
-            total = total + p;
+        for (int t = 0; t < PAGE; t += W) {
+            const vf p = v_exp_below(v_load(score + h * PAGE + t) - base);
+            v_store(score + h * PAGE + t, p);
+            v[h] = v[h] + p;
         }
-        sum[h] = sum[h] * keep[h] + v_sum(total);
-        top[h] = after[h];
+    }
+    v_join_sums(v, total);
+    for (int64_t h = 0; h < queries; h++) sum[h] = sum[h] * keep[h] + total[h];
+}
+
+static void weigh(float *score, int64_t queries, int64_t from, int64_t to, float *top, float *sum, float *keep) {
+    if (from > 0 || to < PAGE) mask_scores(score, queries, from, to);
+    if (queries == BLOCK) {
+        weigh_block(score, BLOCK, top, sum, keep);
+    } else {
+        weigh_block(score, queries, top, sum, keep);
     }
 }
 
 /* A side as f32 in `area`, asking for what comes next meanwhile. */
 static attend_side widen(attend_side b, int64_t rows, float *area) {
-    for (int64_t i = 0; i < rows * b.lanes; i += W) v_store(area + i, side_load(b, i, ML_BF16));
+    for (int64_t i = 0; i < rows * b.lanes; i += W) v_store(area + i, side_load(b, i, ML_BF16, i % LINE_BF16 == 0));
     return (attend_side){area, b.lanes, 0};
 }
 
