@@ -20,29 +20,34 @@ typedef struct attention_work {
     int64_t blocks;
 } attention_work;
 
-/* Turns queries and keys of each row and appends its keys and values to the cache. */
+/* Turns queries and keys of each row, scales the queries, and appends its keys and values to the cache. */
 static void append_rows(void *arg, int64_t begin, int64_t end, int thread) {
     (void)thread;
     const attention_work *work = arg;
     ml_batch *b = work->batch;
     const ml_config *c = &b->model->config;
     const int64_t half = c->rope_dims / 2, keys = (int64_t)c->kv_heads * c->head_dim;
+    const int64_t queries = (int64_t)c->heads * c->head_dim;
+    const float scale = 1.0f / sqrtf((float)c->head_dim);
     for (int64_t r = begin; r < end; r++) {
         const float *cosines = b->cosines + r * half, *sines = b->sines + r * half;
-        ml_rope_apply(b->model, cosines, sines, b->q + r * c->heads * c->head_dim, c->heads);
+        float *q = b->q + r * queries;
+        ml_rope_apply(b->model, cosines, sines, q, c->heads);
+        for (int64_t i = 0; i < queries; i++) q[i] *= scale;
         ml_rope_apply(b->model, cosines, sines, b->k + r * keys, c->kv_heads);
         ml_cache_write(work->cache, &work->cache->sequences[b->row[r].sequence], work->layer, b->row[r].position,
                        b->k + r * keys, b->v + r * keys);
     }
 }
 
-/* Queries of a row that share a KV head, scaled, to `out`. */
-static void scale_queries(const attention_work *work, int64_t row, int64_t head, float *out) {
-    const ml_config *c = &work->shape;
-    const int64_t n = (int64_t)(c->heads / c->kv_heads) * c->head_dim;
-    const float scale = 1.0f / sqrtf((float)c->head_dim);
-    const float *from = work->batch->q + (row * c->kv_heads + head) * n;
-    for (int64_t i = 0; i < n; i++) out[i] = from[i] * scale;
+/* Floats of the queries of a row that share a KV head. */
+static int64_t group_floats(const ml_config *c) {
+    return (int64_t)(c->heads / c->kv_heads) * c->head_dim;
+}
+
+/* They; those of the next head follow. */
+static const float *queries_of(const attention_work *work, int64_t row, int64_t head) {
+    return work->batch->q + (row * work->shape.kv_heads + head) * group_floats(&work->shape);
 }
 
 /* The queries of a row and KV head in whole numbers, {kv_heads, capacity, group}: those of neighbouring rows follow. */
@@ -59,7 +64,7 @@ static void quantize_queries(void *arg, int64_t begin, int64_t end, int thread) 
     float *q = ml_scratch(thread);
     for (int64_t i = begin; i < end; i++) {
         uint8_t *out = whole_queries(work, i / c->kv_heads, i % c->kv_heads);
-        scale_queries(work, i / c->kv_heads, i % c->kv_heads, q);
+        memcpy(q, queries_of(work, i / c->kv_heads, i % c->kv_heads), (size_t)group_floats(c) * sizeof *q);
         for (int64_t h = 0; h < c->heads / c->kv_heads; h++) {
             if (work->cache->rotated) ml_rotate(q + h * c->head_dim, c->head_dim);
             ml_query_quantize(q + h * c->head_dim, c->head_dim, out + h * ml_query_bytes(c->head_dim));
@@ -163,7 +168,8 @@ static void state_merge(attend_state total, attend_state part, int64_t head_dim)
     for (int64_t i = 0; i < total.queries; i++) {
         if (part.top[i] == -INFINITY) continue; /* it saw none */
         const float top = fmaxf(total.top[i], part.top[i]);
-        const float old = expf(total.top[i] - top), new = expf(part.top[i] - top);
+        const float old = total.top[i] < top ? expf(total.top[i] - top) : 1;
+        const float new = part.top[i] < top ? expf(part.top[i] - top) : 1;
         float *acc = total.acc + i * head_dim;
         const float *more = part.acc + i * head_dim;
         for (int64_t j = 0; j < head_dim; j++) acc[j] = acc[j] * old + more[j] * new;
@@ -196,14 +202,15 @@ static void finish_tile(const attention_work *work, const ml_tile *tile, int32_t
     }
 }
 
-/* The queries of an item, scaled. */
-static void gather_queries(const attention_work *work, attend_item item, float *q) {
-    const ml_config *c = &work->shape;
-    for (int64_t h = 0; h < item.heads; h++) {
-        for (int64_t r = 0; r < item.tile->rows; r++, q += group_of(c) * c->head_dim) {
-            scale_queries(work, item.tile->row + r, item.head + h, q);
-        }
+/* The queries of an item, {heads, rows, group, head_dim}; `room` is for those of several rows. */
+static const float *gather_queries(const attention_work *work, attend_item item, float *room) {
+    const int64_t n = group_floats(&work->shape), rows = item.tile->rows;
+    if (rows == 1) return queries_of(work, item.tile->row, item.head);
+    for (int64_t i = 0; i < item.heads * rows; i++) {
+        memcpy(room + i * n, queries_of(work, item.tile->row + i % rows, item.head + i / rows),
+               (size_t)n * sizeof *room);
     }
+    return room;
 }
 
 static int64_t clamp(int64_t x, int64_t most) {
@@ -271,9 +278,9 @@ static void attend_page(const attention_work *work, attend_item item, const ml_p
     }
 }
 
-/* The tokens of one chunk to `states`, one a head; s->q holds the queries. */
-static void attend_chunk(const attention_work *work, attend_item item, int64_t chunk, const attend_scratch *s,
-                         float *states) {
+/* The tokens of one chunk to `states`, one a head. */
+static void attend_chunk(const attention_work *work, attend_item item, int64_t chunk, const float *q,
+                         const attend_scratch *s, float *states) {
     const ml_cache *cache = work->cache;
     const ml_config *c = &work->shape;
     const ml_row *row = &work->batch->row[item.tile->row];
@@ -289,7 +296,7 @@ static void attend_chunk(const attention_work *work, attend_item item, int64_t c
     }
     page[pages] = last < end ? ml_cache_page(cache, sequence, work->layer, last) : page[pages - 1];
     if (!page[pages]->data) page[pages] = page[pages - 1]; /* the span ends here */
-    ml_attend common = {.rows = rows, .group = group_of(c), .head_dim = c->head_dim, .q = s->q};
+    ml_attend common = {.rows = rows, .group = group_of(c), .head_dim = c->head_dim, .q = q};
     common.from = s->from;
     common.to = s->to;
     common.area = s->area;
@@ -305,11 +312,11 @@ static void attend_chunk(const attention_work *work, attend_item item, int64_t c
 }
 
 /* The same to `totals`, by way of s->state. */
-static void add_chunk(const attention_work *work, attend_item item, int64_t chunk, const attend_scratch *s,
-                      float *totals) {
+static void add_chunk(const attention_work *work, attend_item item, int64_t chunk, const float *q,
+                      const attend_scratch *s, float *totals) {
     const ml_config *c = &work->shape;
     const int64_t rows = item.tile->rows;
-    attend_chunk(work, item, chunk, s, s->state);
+    attend_chunk(work, item, chunk, q, s, s->state);
     for (int32_t h = 0; h < item.heads; h++) {
         const int64_t at = h * state_floats(c, rows);
         state_merge(state_of(c, rows, totals + at), state_of(c, rows, s->state + at), c->head_dim);
@@ -325,10 +332,10 @@ static void attend_tiles(void *arg, int64_t begin, int64_t end, int thread) {
         const ml_tile *tile = &work->batch->tiles[work->tiles - 1 - i % work->tiles];
         const attend_item item = item_of(work, tile, i / work->tiles);
         const int64_t floats = state_floats(c, tile->rows);
-        gather_queries(work, item, s.q);
+        const float *q = gather_queries(work, item, s.q);
         for (int32_t h = 0; h < item.heads; h++) state_begin(c, tile->rows, s.total + h * floats);
         for (int64_t chunk = tile->chunk; chunk < tile->chunk + tile->chunks; chunk++) {
-            add_chunk(work, item, chunk, &s, s.total);
+            add_chunk(work, item, chunk, q, &s, s.total);
         }
         for (int32_t h = 0; h < item.heads; h++) {
             finish_tile(work, tile, item.head + h, state_of(c, tile->rows, s.total + h * floats));
@@ -351,8 +358,8 @@ static void attend_shared(void *arg, int64_t begin, int64_t end, int thread) {
         while (tile->item > i / work->blocks) tile--;
         const attend_item item = item_of(work, tile, i % work->blocks);
         const int64_t chunk = tile->chunk + i / work->blocks - tile->item;
-        gather_queries(work, item, s.q);
-        attend_chunk(work, item, chunk, &s, part_at(work, tile, item.head, chunk));
+        const float *q = gather_queries(work, item, s.q);
+        attend_chunk(work, item, chunk, q, &s, part_at(work, tile, item.head, chunk));
     }
 }
 
@@ -481,11 +488,11 @@ static void attend_span_tiles(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t i = begin; i < end; i++) {
         const ml_tile *tile = &work->batch->tiles[span->group.tile + span->group.tiles - 1 - i % span->group.tiles];
         const attend_item item = item_of(work, tile, i / span->group.tiles);
-        gather_queries(work, item, s.q);
+        const float *q = gather_queries(work, item, s.q);
         const int64_t last = tile->chunk + tile->chunks;
         for (int64_t chunk = tile->chunk > span->chunk ? tile->chunk : span->chunk; chunk < span->end && chunk < last;
              chunk++) {
-            add_chunk(work, item, chunk, &s, total_of(work, tile, item.head).acc);
+            add_chunk(work, item, chunk, q, &s, total_of(work, tile, item.head).acc);
         }
     }
 }
