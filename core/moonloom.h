@@ -571,8 +571,10 @@ typedef struct ml_places {
  * (those on disk, when that is full); then full pages go to the disk (cold ones, which nobody reads, before others), or
  * become cold where there is none: of the sequence used least recently first, and of it the oldest. What attention
  * needs comes back to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of the
- * budget, unpacked ahead by a thread. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small
- * for the staging. */
+ * budget, unpacked ahead by a thread. A budget that is below what the cache has makes ml_cache_settle() put pages down
+ * and move the rest together: while they move, up to what it had and the budget are taken. It returns ML_E_MEMORY once
+ * if they do not fit. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small for the staging:
+ * all is as before then. */
 int ml_cache_places(ml_cache *cache, const ml_places *places);
 /* Pages of the cache that are in use, and how many of them are quantised. */
 void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised);
@@ -620,10 +622,10 @@ int ml_cache_sample(const ml_cache *cache, int32_t sequence, int32_t layer, ml_p
 /* How fast pages come back into memory: seconds for all full pages of a sequence. On one thread each page counts with
  * the best of five rounds, so that a busy machine does not matter much; of the stream the best round counts. */
 typedef struct ml_promotion {
-    int64_t pages, bytes;  /* their number; bytes of them as attention reads them */
-    int64_t packed;        /* bytes of them packed */
-    int64_t zstd;          /* what they would be if zstd had each page in one piece, split bytes in numbers of 16 bits */
-    double zstd_seconds;   /* ZSTD_decompress() of those pieces, on one thread */
+    int64_t pages, bytes; /* their number; bytes of them as attention reads them */
+    int64_t packed;       /* bytes of them packed */
+    int64_t zstd;         /* what they would be if zstd had each page in one piece, split bytes in numbers of 16 bits */
+    double zstd_seconds;  /* ZSTD_decompress() of those pieces, on one thread */
     double memory_seconds; /* cold pages: unpacked on one thread */
     double disk_seconds;   /* pages of the spill file: read, checked and unpacked on one thread */
     double check_seconds;  /* their checksums alone */

@@ -41,7 +41,7 @@ describe("--kv-memory", function()
         assert.equal("moonloom: --kv-memory needs bytes, such as 2G; moonloom --help lists the options\n", err)
         assert.equal(2, status)
         _, err, status = run { "generate", "-m", MODEL, "--kv-memory", "100K", "Once" }
-        assert.truthy(err:find("^moonloom: the cache is full: its budget is 102400 bytes, [^\n]*give it more\n$"), err)
+        assert.truthy(err:find("^moonloom: a budget of 102400 bytes is too small for keys and values: [^\n]*give it more\n$"), err)
         assert.equal(1, status)
     end)
 
@@ -54,6 +54,100 @@ describe("--kv-memory", function()
         assert.truthy(out:find("^false\ttrue\tthe cache is full: its budget is 1048576 bytes, "), out)
         assert.truthy(out:find("\n301\ttrue\n$"), out)
         assert.equal(0, status)
+    end)
+end)
+
+describe("a budget that becomes smaller", function()
+    local model, ids
+
+    setup(function()
+        isa_helper.rows_alone()
+        model = moonloom.load(MODEL)
+        ids = {}
+        for i = 1, 2500 do ids[i] = i * i % 997 end
+    end)
+
+    teardown(function()
+        model:close()
+        folder.remove()
+        isa_helper.as_before()
+    end)
+
+    local function same_step(twin, session, id)
+        local expected = twin:step(id):logits():argmax()
+        local logits = {}
+        for i = 0, 99 do logits[i] = twin:logits()[i] end
+        session:step(id)
+        for i = 0, 99 do assert.equal(logits[i], session:logits()[i]) end
+        assert.equal(expected, session:logits():argmax())
+    end
+
+    local function sentence_of(f, ...)
+        local fine, problem = pcall(f, ...)
+        assert.is_false(fine)
+        return tostring(problem)
+    end
+
+    it("gives back to the system what is above it", function()
+        for _, bits in ipairs { 16, 8 } do
+            local function kv(memory)
+                return { bits = bits, hot_tokens = 128, memory = memory, spill = folder.path("."), window = "keep" }
+            end
+            local session, twin = model:session { kv = kv(nil) }, model:session { kv = kv(nil) }
+            session:feed(ids, { chunk = 100 })
+            twin:feed(ids, { chunk = 100 })
+            local most = session:stats().kv.reserved
+            for _, memory in ipairs { 1.5 * 2 ^ 20, 2 ^ 20, 2 ^ 21, 1.25 * 2 ^ 20 } do
+                session:policy(kv(memory))
+                assert.is_true(session:stats().kv.reserved <= memory)
+                for i = 1, 3 do same_step(twin, session, ids[i]) end
+                assert.is_true(session:stats().kv.reserved <= memory)
+                assert.is_true(session:stats().kv.reserved_peak >= most)
+                assert.same({ twin:pages() }, { session:pages() })
+            end
+            session:rewind(0)
+            assert.same({ 0, 0 }, { session:bytes() })
+            session:close()
+            twin:close()
+        end
+    end)
+
+    it("is told once where nothing can go down, and the session goes on", function()
+        local session, twin = model:session { kv = { bits = 16 } }, model:session { kv = { bits = 16 } }
+        session:feed(ids)
+        twin:feed(ids)
+        local sentence = sentence_of(session.policy, session, { bits = 16, memory = "1M" })
+        assert.truthy(sentence:find("^the cache is full: its budget is 1048576 bytes, [^\n]*$"), sentence)
+        same_step(twin, session, 3)
+        same_step(twin, session, 4)
+        session:policy { bits = 16 }
+        session:feed(ids)
+        twin:feed(ids)
+        same_step(twin, session, 5)
+        session:close()
+        twin:close()
+    end)
+
+    it("is refused where it is smaller than what a pass needs, or what comes with it cannot be", function()
+        local session = model:session { kv = { bits = 8, hot_tokens = 0, memory = "3M" } }
+        session:feed(ids)
+        local function refused(kv, words)
+            local sentence = sentence_of(session.policy, session, kv)
+            assert.truthy(sentence:find(words, 1, true), sentence)
+            assert.equal(3 * 2 ^ 20, session:stats().kv.budget)
+            assert.equal("3M", session:policy().memory)
+            session:step(1)
+        end
+        refused({ bits = 8, memory = "2M", rotate = false }, "rotation cannot change while")
+        refused({ bits = 8, memory = "2M", spill = "/no/such/folder/x" }, "cannot be made")
+        session:close()
+        session = model:session { kv = { bits = 8 } }
+        session:feed(ids)
+        local sentence = sentence_of(session.policy, session, { bits = 8, memory = "64K" })
+        assert.truthy(sentence:find("a budget of 65536 bytes is too small for keys and values", 1, true), sentence)
+        assert.equal(0, session:stats().kv.budget)
+        session:feed(ids)
+        session:close()
     end)
 end)
 

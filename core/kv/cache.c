@@ -81,6 +81,8 @@ int64_t ml_cache_bytes(const ml_cache *cache) {
 
 void ml_cache_memory(const ml_cache *cache, ml_pool_info *out) {
     ml_pool_stats(cache->pool, out);
+    if (out->used_peak < cache->used_peak) out->used_peak = cache->used_peak;
+    if (out->reserved_peak < cache->reserved_peak) out->reserved_peak = cache->reserved_peak;
 }
 
 /* ---- pages ---- */

@@ -79,11 +79,13 @@ struct ml_cache {
     ml_slab *slabs;
     ml_page *free_pages; /* descriptors without data */
     int64_t pages_used;
-    int64_t bytes_used;     /* of these */
-    ml_places places;       /* spill: NULL */
-    struct ml_spill *spill; /* for pages that go down now, or NULL */
-    int spill_broken;       /* it failed: nothing is written to it any more */
-    int spill_failed;       /* that has not been told yet */
+    int64_t bytes_used;               /* of these */
+    int64_t used_peak, reserved_peak; /* of pools that it had before, and of moving out of them */
+    ml_places places;                 /* spill: NULL */
+    int shrinks;                      /* the budget became smaller than what the pool has */
+    struct ml_spill *spill;           /* for pages that go down now, or NULL */
+    int spill_broken;                 /* it failed: nothing is written to it any more */
+    int spill_failed;                 /* that has not been told yet */
     char spill_problem[300];
     struct ml_porter *porters; /* {porter_count} */
     int porter_count;

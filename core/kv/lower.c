@@ -33,25 +33,39 @@ static int check_places(const ml_places *places) {
     return ML_OK;
 }
 
-int ml_cache_places(ml_cache *cache, const ml_places *places) {
-    ml_spill *spill = NULL;
-    int status = check_places(places);
-    if (status != ML_OK) return status;
-    const int same = places->spill && cache->spill && !cache->spill_broken &&
-                     strcmp(places->spill, ml_spill_path(cache->spill)) == 0,
-              resized = places->memory != cache->places.memory;
-    if (places->spill && !same) status = ml_spill_create(places->spill, &spill);
-    if (status != ML_OK) return status;
-    if (!same) {
-        ml_spill_release(cache->spill); /* it stays as long as there are pages in it */
-        cache->spill = spill;
-    }
+/* Gives the cache the places and the spill file (NULL: none). */
+static int set_places(ml_cache *cache, const ml_places *places, ml_spill *spill) {
+    const int resized = places->memory != cache->places.memory;
+    cache->spill = spill;
+    cache->spill_broken = 0;
     cache->places = *places;
     cache->places.spill = NULL;
-    cache->spill_broken = 0;
-    for (size_t i = 0; i < cache->count; i++) cache->sequences[i].windowed = cache->sequences[i].lowered = 0;
-    status = ml_pool_budget(cache->pool, places->memory);
+    cache->shrinks = cache->shrinks || resized;
+    int status = ml_pool_budget(cache->pool, places->memory);
     return status == ML_OK && resized ? ml_stream_open(cache, CHUNK_PAGES) : status;
+}
+
+int ml_cache_places(ml_cache *cache, const ml_places *places) {
+    const ml_places before = cache->places;
+    const int broken = cache->spill_broken;
+    ml_spill *old = cache->spill, *spill = NULL;
+    int status = check_places(places);
+    if (status != ML_OK) return status;
+    const int same = places->spill && old && !broken && strcmp(places->spill, ml_spill_path(old)) == 0;
+    if (places->spill && !same) status = ml_spill_create(places->spill, &spill);
+    if (status != ML_OK) return status;
+    status = set_places(cache, places, same ? old : spill);
+    if (status != ML_OK) { /* all is as before */
+        cache->places = before;
+        cache->spill = old;
+        cache->spill_broken = broken;
+        ml_pool_budget(cache->pool, before.memory);
+        ml_spill_release(spill);
+        return status;
+    }
+    if (!same) ml_spill_release(old); /* it stays as long as there are pages in it */
+    for (size_t i = 0; i < cache->count; i++) cache->sequences[i].windowed = cache->sequences[i].lowered = 0;
+    return ML_OK;
 }
 
 /* ---- the budget ---- */
@@ -359,8 +373,25 @@ void ml_place_lower(ml_cache *cache) {
     ml_place_prepare(cache, 0);
 }
 
+/* Gives back to the system what is above a budget that became smaller. */
+static int shrink(ml_cache *cache) {
+    ml_pool_info info;
+    cache->shrinks = 0;
+    ml_pool_trim(cache->pool);
+    ml_pool_stats(cache->pool, &info);
+    if (info.budget == 0 || info.reserved <= info.budget) return ML_OK;
+    int status;
+    while ((status = ml_place_move(cache)) == ML_E_MEMORY && ml_place_room(cache)) {
+    }
+    return status;
+}
+
 int ml_place_settle(ml_cache *cache) {
     ml_place_lower(cache);
+    if (cache->shrinks) {
+        int status = shrink(cache);
+        if (status != ML_OK) return status;
+    }
     if (!cache->spill_failed) return ML_OK;
     cache->spill_failed = 0;
     return ml_error(ML_E_IO, "%s; pages stay in memory until the places are set again", cache->spill_problem);

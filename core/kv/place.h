@@ -39,7 +39,8 @@ void ml_page_empty(ml_cache *cache, ml_page *page);
 int64_t ml_place_spare(const ml_cache *cache);
 /* Puts pages down as the places say. If the spill file fails, it is not used any more. */
 void ml_place_lower(ml_cache *cache);
-/* The same, and ML_E_IO if the spill file has failed since this was called last. */
+/* The same; after the budget became smaller, the cache has no more than that from the system then. ML_E_IO if the spill
+ * file has failed since this was called last, ML_E_MEMORY if the smaller budget is too small: each is told once. */
 int ml_place_settle(ml_cache *cache);
 /* Puts pages down until `bytes` more are within the budget, as far as that is possible: first those that only prefixes
  * show, which are forgotten where there is no disk for them. */
@@ -47,6 +48,9 @@ void ml_place_prepare(ml_cache *cache, int64_t bytes);
 /* Makes some room where the pool has none: in the same order, then gives a sequence up. 0 if there is nothing left to
  * do. */
 int ml_place_room(ml_cache *cache);
+/* Moves all that the cache has in memory to a pool of its budget. ML_E_MEMORY, and nothing is changed, if it does not
+ * fit. */
+int ml_place_move(ml_cache *cache);
 /* Frees what the places hold. */
 void ml_place_close(ml_cache *cache);
 

@@ -143,6 +143,13 @@ int64_t ml_stream_pages(const ml_cache *cache) {
     return cache->stream ? cache->stream->pages : SPAN_PAGES;
 }
 
+uint8_t **ml_stream_area(ml_cache *cache, int i, int64_t *bytes) {
+    ml_stream *stream = cache->stream;
+    if (!stream || !stream->stages[i].area) return NULL;
+    *bytes = stream->area_bytes;
+    return &stream->stages[i].area;
+}
+
 /* Both areas, or none. */
 static int take_areas(ml_cache *cache, int64_t bytes, uint8_t *areas[2]) {
     for (int i = 0; i < 2; i++) {
@@ -152,6 +159,22 @@ static int take_areas(ml_cache *cache, int64_t bytes, uint8_t *areas[2]) {
         return ML_E_MEMORY;
     }
     return ML_OK;
+}
+
+/* The least size of an area that holds `least` pages. The pool has powers of two without loss. */
+static int64_t least_area(const ml_cache *cache, int64_t least) {
+    int64_t bytes = 1;
+    while (bytes < least * (int64_t)ml_place_largest(cache)) bytes *= 2;
+    return bytes;
+}
+
+static int check_budget(const ml_cache *cache, int64_t area) {
+    const int64_t budget = cache->places.memory, needed = 2 * area + cache->layers * cache->plain->bytes;
+    if (budget >= needed) return ML_OK;
+    return ml_error(ML_E_MEMORY,
+                    "a budget of %lld bytes is too small for keys and values: one page of every layer of this model "
+                    "and what passes through take %lld; give it more",
+                    (long long)budget, (long long)needed);
 }
 
 int ml_stream_open(ml_cache *cache, int64_t least) {
@@ -164,9 +187,11 @@ int ml_stream_open(ml_cache *cache, int64_t least) {
     }
     const int64_t largest = (int64_t)ml_place_largest(cache), share = cache->places.memory / 16,
                   most = share < STAGING_MOST ? share : STAGING_MOST;
-    /* The pool has powers of two without loss. Where it has no room for much, less will do. */
-    int64_t bytes = 1;
-    while (bytes < least * largest || (2 * bytes <= most && bytes < SPAN_PAGES * largest)) bytes *= 2;
+    int64_t bytes = least_area(cache, least);
+    int checked = check_budget(cache, bytes);
+    if (checked != ML_OK) return checked;
+    /* Where the pool has no room for much, less will do. */
+    while (2 * bytes <= most && bytes < SPAN_PAGES * largest) bytes *= 2;
     uint8_t *areas[2];
     int status = ML_E_MEMORY;
     for (; bytes >= least * largest && bytes != stream->area_bytes; bytes /= 2) {

@@ -18,6 +18,8 @@ typedef struct ml_span {
 int64_t ml_stream_pages(const ml_cache *cache);
 /* Takes staging areas out of the pool, as the budget says: at least one span of `least` pages fits. */
 int ml_stream_open(ml_cache *cache, int64_t least);
+/* A staging area (0 or 1) and its size, or NULL if there is none. Nothing may be under way. */
+uint8_t **ml_stream_area(ml_cache *cache, int i, int64_t *bytes);
 /* All pages of `now` are readable until ml_stream_done(); `next` is unpacked meanwhile. ML_E_IO, ML_E_MEMORY: none is
  * promised then. */
 int ml_stream_take(ml_cache *cache, const ml_span *now, const ml_span *next);

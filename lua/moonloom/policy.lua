@@ -138,8 +138,8 @@ end
 --- Bytes that a cache may have unless its policy says otherwise; 0: no limit. See --kv-memory.
 M.memory = 0
 
--- Sets the policy of a cache handle of a model with `config`.
-local function apply(handle, config, policy)
+-- Sets the policy of a cache handle of a model with `config`; if it is refused, that of the fields `before` stays.
+local function apply(handle, config, policy, before)
     checked_table(policy)
     local rotate = policy.rotate
     if rotate == nil then rotate = DEFAULTS.rotate end
@@ -150,7 +150,10 @@ local function apply(handle, config, policy)
         key_bits = key_bits, value_bits = value_bits, rotate = rotate and 1 or 0,
     })
     M.place(handle, policy)
-    check(C.ml_cache_policy(handle, filled))
+    local fine, problem = pcall(check, C.ml_cache_policy(handle, filled))
+    if fine then return end
+    M.place(handle, before or { window = "keep" })
+    error(problem, 0)
 end
 
 -- ---- policies by name, and such that change
@@ -222,10 +225,10 @@ local function same(a, b)
 end
 
 --- Puts a cache handle of a model with `config`, which came to `position`, under the policy; ml_cache_settle() applies
---- it.
-function Policy:apply(handle, config, position)
+--- it. If it is refused, `before`, the policy until then or nil, stays.
+function Policy:apply(handle, config, position, before)
     local fields, source = evaluate(self, handle, config, position)
-    apply(handle, config, fields)
+    apply(handle, config, fields, before and before.applied)
     self.tried, self.applied, self.source = fields, fields, source
 end
 
@@ -246,7 +249,7 @@ function Policy:follow(handle, config, position)
         local fields = evaluate(self, handle, config, position)
         if same(fields, self.tried) then return end
         self.tried = fields
-        apply(handle, config, fields)
+        apply(handle, config, fields, self.applied)
         self.applied = fields
     end)
     self.source = source

@@ -56,7 +56,7 @@ end
 --- Puts the cache under a policy: see moonloom.policy.
 function Cache:govern(kv)
     local chosen = policy.choose(kv)
-    chosen:apply(self.handle, self.config, 0)
+    chosen:apply(self.handle, self.config, 0, self.policy)
     self.policy = chosen -- whatever becomes of what follows: it is in force
     check(C.ml_cache_settle(self.handle))
 end
