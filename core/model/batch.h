@@ -57,7 +57,7 @@ struct ml_batch {
     uint8_t *whole;         /* {S, ml_whole_bytes(widest of D, H h, F)}: inputs of a product in whole numbers */
 
     float
-        *totals; /* {kv heads, R}: states of rows that attend to streamed pages (attention.c); grows as it is needed */
+        *totals; /* {kv heads, R}: states of rows that attend to streamed pages (attend.c); grows as it is needed */
     size_t totals_capacity;
     float *logits; /* {wanted, V}; grows as it is needed */
     size_t logits_capacity;

@@ -1,0 +1,547 @@
+/* Attention of the rows of a batch to the cache, with sinks and windows, on all threads. */
+#include "model/attend.h"
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/threads.h"
+#include "base/tuning.h"
+#include "kernels/kernels.h"
+#include "kv/stream.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Floats of the queries of a row that share a KV head. */
+static int64_t group_floats(const ml_config *c) {
+    return (int64_t)(c->heads / c->kv_heads) * c->head_dim;
+}
+
+/* They; those of the next head follow. */
+static const float *queries_of(const ml_attention *work, int64_t row, int64_t head) {
+    return work->batch->q + (row * work->shape.kv_heads + head) * group_floats(&work->shape);
+}
+
+/* The queries of a row and KV head in whole numbers, {kv_heads, capacity, group}: those of neighbouring rows follow. */
+static uint8_t *whole_queries(const ml_attention *work, int64_t row, int64_t head) {
+    const ml_batch *b = work->batch;
+    const ml_config *c = &work->shape;
+    return b->queries + (head * b->capacity + row) * (c->heads / c->kv_heads) * ml_query_bytes(c->head_dim);
+}
+
+/* Makes them, for quantised pages. Items are (row, head). */
+static void quantize_queries(void *arg, int64_t begin, int64_t end, int thread) {
+    const ml_attention *work = arg;
+    const ml_config *c = &work->shape;
+    float *q = ml_scratch(thread);
+    for (int64_t i = begin; i < end; i++) {
+        uint8_t *out = whole_queries(work, i / c->kv_heads, i % c->kv_heads);
+        memcpy(q, queries_of(work, i / c->kv_heads, i % c->kv_heads), (size_t)group_floats(c) * sizeof *q);
+        for (int64_t h = 0; h < c->heads / c->kv_heads; h++) {
+            if (work->cache->rotated) ml_rotate(q + h * c->head_dim, c->head_dim);
+            ml_query_quantize(q + h * c->head_dim, c->head_dim, out + h * ml_query_bytes(c->head_dim));
+        }
+    }
+}
+
+/* ---- order ----
+ *
+ * The order of the sums of a row is fixed by positions alone: chunks of CHUNK tokens are walked page by page, each from
+ * an empty state, and their states merged in ascending order. Whether one thread does all of that or many share the
+ * chunks, and which rows form a tile and which heads a block, changes nothing in the result. */
+
+enum {
+    CHUNK = 512,        /* tokens */
+    TILE_QUERIES = 128, /* that a page is read for: enough that it is read seldom, few enough for the caches */
+    SHARE_BELOW = 64,   /* with fewer (tile, head) pairs than this, threads share chunks */
+    PART_ROWS = 512,    /* partial results of rows that there is room for */
+    THREAD_ITEMS = 8    /* that a thread has at least: so many that all threads end at about the same time */
+};
+
+/* The rows of a tile and some KV heads of theirs. */
+typedef struct attend_item {
+    const ml_tile *tile;
+    int32_t head, heads;
+} attend_item;
+
+static attend_item item_of(const ml_attention *work, const ml_tile *tile, int64_t block) {
+    const int32_t head = (int32_t)block * work->block, left = work->shape.kv_heads - head;
+    return (attend_item){tile, head, left < work->block ? left : work->block};
+}
+
+/* Online softmax of `queries` queries of a KV head: running maximum, sum of exp(score - top), values weighted so. */
+typedef struct attend_state {
+    int64_t queries;
+    float *acc, *top, *sum; /* {queries, head_dim}, {queries}, {queries} */
+} attend_state;
+
+static int64_t group_of(const ml_config *c) {
+    return c->heads / c->kv_heads;
+}
+
+static int64_t tile_rows(const ml_config *c) {
+    return group_of(c) < TILE_QUERIES ? TILE_QUERIES / group_of(c) : 1;
+}
+
+static int64_t state_floats(const ml_config *c, int64_t rows) {
+    return rows * group_of(c) * (c->head_dim + 2);
+}
+
+int64_t ml_attention_parts(const ml_config *c) {
+    return state_floats(c, PART_ROWS) * c->kv_heads;
+}
+
+/* Of one thread. */
+typedef struct attend_scratch {
+    float *area, *q, *state, *total; /* of the kernel; {rows, group, head_dim}; of a chunk; of all chunks */
+    int32_t *from, *to;              /* {rows} */
+} attend_scratch;
+
+static int64_t area_floats(const ml_config *c) {
+    return 2 * (int64_t)c->head_dim * ML_PAGE_TOKENS;
+}
+
+static int64_t query_floats(const ml_config *c) {
+    return tile_rows(c) * group_of(c) * c->head_dim;
+}
+
+size_t ml_attention_scratch(const ml_config *c) {
+    const int64_t states = 2 * state_floats(c, tile_rows(c)), ranges = 2 * tile_rows(c);
+    return (size_t)(area_floats(c) + query_floats(c) + states + ranges) * sizeof(float);
+}
+
+static attend_scratch scratch_of(const ml_attention *work, int thread) {
+    const ml_config *c = &work->batch->model->config;
+    attend_scratch s = {.area = ml_scratch(thread)};
+    s.q = s.area + area_floats(c);
+    s.state = s.q + query_floats(c);
+    s.total = s.state + state_floats(c, tile_rows(c));
+    s.from = (int32_t *)(void *)(s.total + state_floats(c, tile_rows(c)));
+    s.to = s.from + tile_rows(c);
+    return s;
+}
+
+/* The state of `rows` rows that lies in `area`. */
+static attend_state state_of(const ml_config *c, int64_t rows, float *area) {
+    const int64_t queries = rows * group_of(c), n = queries * c->head_dim;
+    return (attend_state){queries, area, area + n, area + n + queries};
+}
+
+/* An empty one there. */
+static attend_state state_begin(const ml_config *c, int64_t rows, float *area) {
+    const attend_state state = state_of(c, rows, area);
+    memset(area, 0, (size_t)state_floats(c, rows) * sizeof *area);
+    for (int64_t i = 0; i < state.queries; i++) state.top[i] = -INFINITY;
+    return state;
+}
+
+/* Adds the tokens of `part`, which come after those of `total`. */
+static void state_merge(attend_state total, attend_state part, int64_t head_dim) {
+    for (int64_t i = 0; i < total.queries; i++) {
+        if (part.top[i] == -INFINITY) continue; /* it saw none */
+        const float top = fmaxf(total.top[i], part.top[i]);
+        const float old = total.top[i] < top ? expf(total.top[i] - top) : 1;
+        const float new = part.top[i] < top ? expf(part.top[i] - top) : 1;
+        float *acc = total.acc + i * head_dim;
+        const float *more = part.acc + i * head_dim;
+        for (int64_t j = 0; j < head_dim; j++) acc[j] = acc[j] * old + more[j] * new;
+        total.sum[i] = total.sum[i] * old + part.sum[i] * new;
+        total.top[i] = top;
+    }
+}
+
+/* The sink joins the softmax as a key without a value; then the weighted values are divided by the whole sum. */
+static void finish_query(const float *acc, int64_t n, float top, float sum, const float *sink, float *out) {
+    float scale = 1;
+    if (sink) {
+        const float highest = fmaxf(top, *sink);
+        scale = expf(top - highest);
+        sum = sum * scale + expf(*sink - highest);
+    }
+    scale /= sum;
+    for (int64_t i = 0; i < n; i++) out[i] = acc[i] * scale;
+}
+
+static void finish_tile(const ml_attention *work, const ml_tile *tile, int32_t head, attend_state total) {
+    const ml_batch *b = work->batch;
+    const ml_config *c = &work->shape;
+    const float *sinks = b->model->layers[work->layer].sinks;
+    const int64_t n = c->head_dim, group = group_of(c);
+    for (int64_t i = 0; i < total.queries; i++) {
+        const int64_t query = head * group + i % group;
+        finish_query(total.acc + i * n, n, total.top[i], total.sum[i], sinks ? &sinks[query] : NULL,
+                     b->attended + ((tile->row + i / group) * c->heads + query) * n);
+    }
+}
+
+/* The queries of an item, {heads, rows, group, head_dim}; `room` is for those of several rows. */
+static const float *gather_queries(const ml_attention *work, attend_item item, float *room) {
+    const int64_t n = group_floats(&work->shape), rows = item.tile->rows;
+    if (rows == 1) return queries_of(work, item.tile->row, item.head);
+    for (int64_t i = 0; i < item.heads * rows; i++) {
+        memcpy(room + i * n, queries_of(work, item.tile->row + i % rows, item.head + i / rows),
+               (size_t)n * sizeof *room);
+    }
+    return room;
+}
+
+static int64_t clamp(int64_t x, int64_t most) {
+    return x < 0 ? 0 : x > most ? most : x;
+}
+
+/* 1 if a row of the batch reads a quantised page. */
+static int reads_warm(const ml_attention *work) {
+    const ml_cache *cache = work->cache;
+    for (int64_t r = 0; cache->warm_pages > 0 && r < work->batch->active_rows; r++) {
+        const ml_row *row = &work->batch->row[r];
+        const ml_sequence *sequence = &cache->sequences[row->sequence];
+        const int64_t first = ml_attention_first_seen(work, row->position);
+        for (int64_t t = first - first % ML_PAGE_TOKENS; t <= row->position; t += ML_PAGE_TOKENS) {
+            if (!ml_cache_page(cache, sequence, work->layer, t)->format->plain) return 1;
+        }
+    }
+    return 0;
+}
+
+/* Puts a KV head of a page into what the kernel reads. */
+static void show_page(const ml_attention *work, const ml_page *page, int32_t head, ml_attend *out) {
+    ml_page_show(page->format, page->data, head * work->batch->model->config.kv_heads / work->shape.kv_heads, out);
+}
+
+/* Adds a page to the states of an item, head by head: page by page, memory is read as one stream. `next` is what comes
+ * after it. `here` has what all pages have in common, and the ranges of this one. */
+static void attend_page(const ml_attention *work, attend_item item, const ml_page *page, const ml_page *next,
+                        ml_attend here, float *states) {
+    const ml_kernels *kernels = ml_kernels_get();
+    const int prefetch = ml_tuned(ML_TUNING_PREFETCH);
+    const float *q = here.q;
+    ml_attend after = here;
+    __builtin_prefetch(next->data);
+    show_page(work, page, item.head, &here);
+    for (int32_t h = 0; h < item.heads; h++) {
+        const int last = h + 1 == item.heads;
+        const attend_state state =
+            state_of(&work->shape, here.rows, states + h * state_floats(&work->shape, here.rows));
+        show_page(work, last ? next : page, last ? item.head : item.head + h + 1, &after);
+        here.next_keys = prefetch ? after.keys : here.keys;
+        here.next_values = prefetch ? after.values : here.values;
+        here.q = q + h * state.queries * here.head_dim;
+        here.whole = whole_queries(work, item.tile->row, item.head + h);
+        here.top = state.top;
+        here.sum = state.sum;
+        here.acc = state.acc;
+        if (here.key_bits == 16 && here.value_bits == 16) {
+            kernels->attend(&here);
+        } else {
+            kernels->attend_warm(&here);
+        }
+        here.keys = after.keys;
+        here.values = after.values;
+        here.key_bits = after.key_bits;
+        here.value_bits = after.value_bits;
+        here.key_unit = after.key_unit;
+        here.value_unit = after.value_unit;
+    }
+}
+
+/* The tokens of one chunk to `states`, one a head. */
+static void attend_chunk(const ml_attention *work, attend_item item, int64_t chunk, const float *q,
+                         const attend_scratch *s, float *states) {
+    const ml_cache *cache = work->cache;
+    const ml_config *c = &work->shape;
+    const ml_row *row = &work->batch->row[item.tile->row];
+    const ml_sequence *sequence = &cache->sequences[row->sequence];
+    const int64_t rows = item.tile->rows, seen = ml_attention_first_seen(work, row->position),
+                  end = row->position + rows;
+    const int64_t last = (chunk + 1) * CHUNK < end ? (chunk + 1) * CHUNK : end;
+    const int64_t first = (seen > chunk * CHUNK ? seen : chunk * CHUNK) / ML_PAGE_TOKENS;
+    const int64_t pages = (last - 1) / ML_PAGE_TOKENS + 1 - first;
+    const ml_page *page[CHUNK / ML_PAGE_TOKENS + 1]; /* all found together, so that the misses overlap */
+    for (int64_t p = 0; p < pages; p++) {
+        page[p] = ml_cache_page(cache, sequence, work->layer, (first + p) * ML_PAGE_TOKENS);
+        __builtin_prefetch(page[p]);
+    }
+    page[pages] = last < end ? ml_cache_page(cache, sequence, work->layer, last) : page[pages - 1];
+    if (!page[pages]->data) page[pages] = page[pages - 1]; /* the span ends here */
+    ml_attend common = {.rows = rows, .group = group_of(c), .head_dim = c->head_dim, .q = q};
+    common.from = s->from;
+    common.to = s->to;
+    common.area = s->area;
+    for (int32_t h = 0; h < item.heads; h++) state_begin(c, rows, states + h * state_floats(c, rows));
+    for (int64_t p = 0; p < pages; p++) {
+        const int64_t t = (first + p) * ML_PAGE_TOKENS;
+        for (int64_t r = 0; r < rows; r++) {
+            s->from[r] = (int32_t)clamp(ml_attention_first_seen(work, row->position + r) - t, ML_PAGE_TOKENS);
+            s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
+        }
+        attend_page(work, item, page[p], page[p + 1], common, states);
+    }
+}
+
+/* The same to `totals`, by way of s->state. */
+static void add_chunk(const ml_attention *work, attend_item item, int64_t chunk, const float *q,
+                      const attend_scratch *s, float *totals) {
+    const ml_config *c = &work->shape;
+    const int64_t rows = item.tile->rows;
+    attend_chunk(work, item, chunk, q, s, s->state);
+    for (int32_t h = 0; h < item.heads; h++) {
+        const int64_t at = h * state_floats(c, rows);
+        state_merge(state_of(c, rows, totals + at), state_of(c, rows, s->state + at), c->head_dim);
+    }
+}
+
+/* Items are (block of heads, tile), the tiles that see most first. */
+static void attend_tiles(void *arg, int64_t begin, int64_t end, int thread) {
+    const ml_attention *work = arg;
+    const ml_config *c = &work->shape;
+    const attend_scratch s = scratch_of(work, thread);
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[work->tiles - 1 - i % work->tiles];
+        const attend_item item = item_of(work, tile, i / work->tiles);
+        const int64_t floats = state_floats(c, tile->rows);
+        const float *q = gather_queries(work, item, s.q);
+        for (int32_t h = 0; h < item.heads; h++) state_begin(c, tile->rows, s.total + h * floats);
+        for (int64_t chunk = tile->chunk; chunk < tile->chunk + tile->chunks; chunk++) {
+            add_chunk(work, item, chunk, q, &s, s.total);
+        }
+        for (int32_t h = 0; h < item.heads; h++) {
+            finish_tile(work, tile, item.head + h, state_of(c, tile->rows, s.total + h * floats));
+        }
+    }
+}
+
+/* Where the partial result of a tile's chunk lies; they come by tile, chunk and head. */
+static float *part_at(const ml_attention *work, const ml_tile *tile, int32_t head, int64_t chunk) {
+    const int64_t part = tile->part + (chunk - tile->chunk) * tile->rows;
+    return work->batch->parts + state_floats(&work->shape, part * work->shape.kv_heads + head * tile->rows);
+}
+
+/* Items are (tile, chunk, block of heads): neighbours read neighbouring memory. */
+static void attend_shared(void *arg, int64_t begin, int64_t end, int thread) {
+    const ml_attention *work = arg;
+    const attend_scratch s = scratch_of(work, thread);
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[work->tiles - 1];
+        while (tile->item > i / work->blocks) tile--;
+        const attend_item item = item_of(work, tile, i % work->blocks);
+        const int64_t chunk = tile->chunk + i / work->blocks - tile->item;
+        const float *q = gather_queries(work, item, s.q);
+        attend_chunk(work, item, chunk, q, &s, part_at(work, tile, item.head, chunk));
+    }
+}
+
+/* Items are (head, tile). */
+static void merge_shared(void *arg, int64_t begin, int64_t end, int thread) {
+    const ml_attention *work = arg;
+    const ml_config *c = &work->shape;
+    const attend_scratch s = scratch_of(work, thread);
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[i % work->tiles];
+        const int32_t head = (int32_t)(i / work->tiles);
+        const attend_state total = state_begin(c, tile->rows, s.total);
+        for (int64_t chunk = tile->chunk; chunk < tile->chunk + tile->chunks; chunk++) {
+            state_merge(total, state_of(c, tile->rows, part_at(work, tile, head, chunk)), c->head_dim);
+        }
+        finish_tile(work, tile, head, total);
+    }
+}
+
+/* Cuts the rows of the batch into tiles. */
+static void make_tiles(ml_attention *work) {
+    ml_batch *b = work->batch;
+    const int64_t most = ml_tuned(ML_TUNING_FLASH) ? tile_rows(&b->model->config) : 1;
+    work->tiles = work->items = work->parts = 0;
+    for (int64_t r = 0; r < b->active_rows;) {
+        const ml_row *row = &b->row[r];
+        int64_t rows = 1;
+        while (rows < most && r + rows < b->active_rows && row[rows].sequence == row->sequence &&
+               row[rows].position == row->position + rows) {
+            rows++;
+        }
+        const int64_t chunk = ml_attention_first_seen(work, row->position) / CHUNK;
+        const int64_t chunks = (row->position + rows - 1) / CHUNK + 1 - chunk;
+        b->tiles[work->tiles++] =
+            (ml_tile){(int32_t)r, (int32_t)rows, (int32_t)chunk, (int32_t)chunks, work->items, work->parts};
+        work->items += chunks;
+        work->parts += chunks * rows;
+        r += rows;
+    }
+}
+
+/* The most heads of which all queries fit a tile, but so few that no item is more than its part of the work: of `all`
+ * chunks `longest` make an item. */
+static void choose_block(ml_attention *work, int64_t longest, int64_t all) {
+    const ml_config *c = &work->shape, *model = &work->batch->model->config;
+    int64_t rows = 1;
+    for (int64_t i = 0; i < work->tiles; i++) {
+        if (work->batch->tiles[i].rows > rows) rows = work->batch->tiles[i].rows;
+    }
+    int64_t block = tile_rows(model) * group_of(model) / (rows * group_of(c));
+    if (block > c->kv_heads) block = c->kv_heads;
+    while (block > 1 && longest * block * THREAD_ITEMS * ml_threads_count() > all * c->kv_heads) block /= 2;
+    work->block = block > 1 ? (int32_t)block : 1;
+    work->blocks = (c->kv_heads + work->block - 1) / work->block;
+}
+
+static void attend_batch(ml_attention *work) {
+    const int few = work->tiles * work->batch->model->config.kv_heads < SHARE_BELOW;
+    if (ml_tuned(ML_TUNING_SHARE) && few && work->items > work->tiles && work->parts <= PART_ROWS) {
+        choose_block(work, 1, work->items);
+        ml_parallel(work->items * work->blocks, 1, attend_shared, work);
+        ml_parallel(work->tiles * work->shape.kv_heads, 1, merge_shared, work);
+    } else {
+        int64_t longest = 0;
+        for (int64_t i = 0; i < work->tiles; i++) {
+            if (work->batch->tiles[i].chunks > longest) longest = work->batch->tiles[i].chunks;
+        }
+        choose_block(work, longest, work->items);
+        ml_parallel(work->tiles * work->blocks, 1, attend_tiles, work);
+    }
+}
+
+/* ---- streaming: where pages are not in memory, spans of them pass through, unpacked while the span before is read
+ * ----
+ *
+ * The states of the rows wait in batch->totals from span to span; chunks are summed in the same order as ever. */
+
+/* Tiles of one sequence, one after the other, and the chunks that they see. */
+typedef struct attend_group {
+    int64_t tile, tiles, chunk, end;
+} attend_group;
+
+typedef struct attend_span {
+    const ml_attention *work;
+    attend_group group;
+    int64_t chunk, end;
+} attend_span;
+
+/* 1 if a tile of the batch sees a page that is not in memory. */
+static int misses_pages(const ml_attention *work) {
+    const ml_cache *cache = work->cache;
+    for (int64_t i = 0; cache->absent_pages > 0 && i < work->tiles; i++) {
+        const ml_tile *tile = &work->batch->tiles[i];
+        const ml_row *row = &work->batch->row[tile->row];
+        const int64_t first = ml_attention_first_seen(work, row->position);
+        for (int64_t t = first - first % ML_PAGE_TOKENS; t < row->position + tile->rows; t += ML_PAGE_TOKENS) {
+            if (!ml_cache_page(cache, &cache->sequences[row->sequence], work->layer, t)->data) return 1;
+        }
+    }
+    return 0;
+}
+
+static attend_state total_of(const ml_attention *work, const ml_tile *tile, int64_t head) {
+    const ml_config *c = &work->shape;
+    float *area = work->batch->totals + state_floats(c, tile->row) * c->kv_heads + head * state_floats(c, tile->rows);
+    return state_of(c, tile->rows, area);
+}
+
+static int begin_totals(const ml_attention *work) {
+    ml_batch *b = work->batch;
+    const ml_config *c = &work->shape;
+    const size_t before = b->totals_capacity;
+    void *block = b->totals;
+    int status =
+        ml_grow(&block, &b->totals_capacity, (size_t)(state_floats(c, b->active_rows) * c->kv_heads), sizeof(float));
+    b->totals = block;
+    ml_memory_note(ML_MEMORY_ACTIVATIONS, (int64_t)((b->totals_capacity - before) * sizeof(float)));
+    for (int64_t i = 0; status == ML_OK && i < work->tiles * c->kv_heads; i++) {
+        const ml_tile *tile = &b->tiles[i / c->kv_heads];
+        state_begin(c, tile->rows, total_of(work, tile, i % c->kv_heads).acc);
+    }
+    return status;
+}
+
+/* Items are (block of heads, tile of the group). */
+static void attend_span_tiles(void *arg, int64_t begin, int64_t end, int thread) {
+    const attend_span *span = arg;
+    const ml_attention *work = span->work;
+    const attend_scratch s = scratch_of(work, thread);
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[span->group.tile + span->group.tiles - 1 - i % span->group.tiles];
+        const attend_item item = item_of(work, tile, i / span->group.tiles);
+        const float *q = gather_queries(work, item, s.q);
+        const int64_t last = tile->chunk + tile->chunks;
+        for (int64_t chunk = tile->chunk > span->chunk ? tile->chunk : span->chunk; chunk < span->end && chunk < last;
+             chunk++) {
+            add_chunk(work, item, chunk, q, &s, total_of(work, tile, item.head).acc);
+        }
+    }
+}
+
+/* Items are (head, tile). */
+static void finish_tiles(void *arg, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    const ml_attention *work = arg;
+    for (int64_t i = begin; i < end; i++) {
+        const ml_tile *tile = &work->batch->tiles[i % work->tiles];
+        const int32_t head = (int32_t)(i / work->tiles);
+        finish_tile(work, tile, head, total_of(work, tile, head));
+    }
+}
+
+/* The group that begins at a tile; empty after the last. */
+static attend_group group_at(const ml_attention *work, int64_t tile) {
+    const ml_batch *b = work->batch;
+    attend_group group = {.tile = tile};
+    for (; tile < work->tiles && b->row[b->tiles[tile].row].sequence == b->row[b->tiles[group.tile].row].sequence;
+         tile++) {
+        const ml_tile *t = &b->tiles[tile];
+        if (group.tiles++ == 0) group.chunk = t->chunk;
+        group.end = t->chunk + t->chunks;
+    }
+    return group;
+}
+
+/* Pages of the chunks from `chunk` on that one span holds. */
+static ml_span pages_of(const ml_attention *work, const attend_group *group, int32_t layer, int64_t chunk) {
+    if (group->tiles == 0) return (ml_span){0};
+    const ml_batch *b = work->batch;
+    const ml_tile *last = &b->tiles[group->tile + group->tiles - 1];
+    const int64_t most = (b->row[last->row].position + last->rows - 1) / ML_PAGE_TOKENS + 1,
+                  end = chunk * CHUNK / ML_PAGE_TOKENS + ml_stream_pages(work->cache);
+    /* A chunk may begin before the window: those pages are not read. */
+    const ml_attention there = {.cache = work->cache, .batch = work->batch, .layer = layer};
+    const int64_t seen = ml_attention_first_seen(&there, b->row[b->tiles[group->tile].row].position) / ML_PAGE_TOKENS,
+                  first = chunk * CHUNK / ML_PAGE_TOKENS;
+    return (ml_span){layer, b->row[last->row].sequence, first > seen ? first : seen, end < most ? end : most};
+}
+
+/* Where reading begins in the next layer. */
+static ml_span next_layer(const ml_attention *work, const attend_group *group) {
+    const ml_attention next = {.cache = work->cache, .batch = work->batch, .layer = work->layer + 1};
+    if (next.layer == work->batch->model->config.layers) return (ml_span){0};
+    const int64_t seen = ml_attention_first_seen(&next, work->batch->row[0].position);
+    return pages_of(work, group, next.layer, seen / CHUNK);
+}
+
+static int attend_streamed(ml_attention *work) {
+    const int64_t heads = work->shape.kv_heads, step = ml_stream_pages(work->cache) * ML_PAGE_TOKENS / CHUNK;
+    const attend_group first = group_at(work, 0);
+    int status = begin_totals(work);
+    attend_group group = first, after;
+    for (; status == ML_OK && group.tiles > 0; group = after) {
+        after = group_at(work, group.tile + group.tiles);
+        for (int64_t chunk = group.chunk; status == ML_OK && chunk < group.end; chunk += step) {
+            const ml_span now = pages_of(work, &group, work->layer, chunk);
+            const ml_span next = chunk + step < group.end ? pages_of(work, &group, work->layer, chunk + step)
+                                 : after.tiles > 0        ? pages_of(work, &after, work->layer, after.chunk)
+                                                          : next_layer(work, &first);
+            status = ml_stream_take(work->cache, &now, &next);
+            if (status != ML_OK) break;
+            attend_span span = {work, group, chunk, chunk + step};
+            choose_block(work, 1, group.tiles);
+            ml_parallel(group.tiles * work->blocks, 1, attend_span_tiles, &span);
+            ml_stream_done(work->cache);
+        }
+    }
+    if (status == ML_OK) ml_parallel(work->tiles * heads, 1, finish_tiles, work);
+    return status;
+}
+
+int ml_attention_run(ml_attention *work) {
+    const int64_t pairs = work->batch->active_rows * work->shape.kv_heads;
+    if (reads_warm(work)) ml_parallel(pairs, 4, quantize_queries, work);
+    make_tiles(work);
+    if (misses_pages(work)) return attend_streamed(work);
+    attend_batch(work);
+    return ML_OK;
+}
