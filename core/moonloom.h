@@ -540,6 +540,9 @@ typedef struct ml_policy {
  * and written anew, which takes its time). These are quantised from what they are then: a little further from the plain
  * numbers than with the fewer bits from the start. `rotate` can only change while no page is quantised. */
 int ml_cache_policy(ml_cache *cache, const ml_policy *policy);
+/* The policy in force; `out` points into `bits` {2, layers, kv_heads}, which receives those of keys, then of values.
+ * Returns 0 if there is none. */
+int ml_cache_read_policy(const ml_cache *cache, ml_policy *out, uint8_t *bits);
 /* Quantises the full pages that the policy no longer keeps plain, in place for all sequences that share them; on all
  * threads. To be called after ml_forward(), and after a new policy. Pages with infinite or NaN numbers stay plain, and
  * so do all when memory for that runs out. A sequence that goes on in the middle of a quantised page gets a plain copy

@@ -29,7 +29,7 @@ return {
     at = function(now)
         if now.position < 256 then return nil end
 
-        -- Up to 512 tokens: 8 bits. Pages that are quantised already stay as they are.
+        -- Up to 512 tokens: 8 bits.
         if now.position < 512 then return { bits = 8 } end
 
         -- Then values in 4 bits, and keys too but for the last layer. The pages that have 8 bits by now get 4, too.

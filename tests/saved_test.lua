@@ -181,6 +181,17 @@ describe("a saved session", function()
                 file:close()
                 local other = moonloom.restore(name)
                 assert.same({ one:pages() }, { other:pages() })
+                local policy = other:policy()
+                assert.same({ kv.hot_tokens, kv.first_tokens or 0, kv.rotate ~= false },
+                    { policy.hot_tokens, policy.first_tokens, policy.rotate })
+                if type(kv.bits) == "table" then
+                    assert.same({ [0] = { [0] = 8, 8 }, { [0] = 4, 16 }, { [0] = 8, 8 }, { [0] = 8, 8 } },
+                        policy.value_bits)
+                    other:policy(policy)
+                else
+                    assert.same({ kv.key_bits or kv.bits, kv.value_bits or kv.bits },
+                        { policy.key_bits, policy.value_bits })
+                end
                 for _ = 1, 3 do
                     local more = ids_of(90, one.position)
                     -- At once: what is fed again later sees more pages quantised.

@@ -81,6 +81,17 @@ int ml_cache_policy(ml_cache *cache, const ml_policy *policy) {
     return ML_OK;
 }
 
+int ml_cache_read_policy(const ml_cache *cache, ml_policy *out, uint8_t *bits) {
+    const size_t heads = (size_t)cache->kv_heads, all = (size_t)cache->layers * heads;
+    if (!cache->goal) return 0;
+    for (size_t i = 0; i < 2 * all; i++) {
+        const size_t values = i >= all, at = i - values * all;
+        bits[i] = (uint8_t)cache->goal[at / heads]->sides[values * heads + at % heads].bits;
+    }
+    *out = (ml_policy){cache->hot_tokens, cache->first_tokens, bits, bits + all, cache->rotated};
+    return 1;
+}
+
 int64_t ml_cache_page_bytes(const ml_cache *cache, int32_t layer, int plain) {
     if (layer < 0 || layer >= cache->layers) return ml_error(ML_E_ARGUMENT, "the cache has no layer %d", layer);
     return plain || !cache->goal ? cache->plain->bytes : cache->goal[layer]->bytes;

@@ -156,6 +156,29 @@ local function apply(handle, config, policy, before)
     error(problem, 0)
 end
 
+-- The bits {layers, kv_heads} as a policy has them: a number where all are alike, else tables by layer and head.
+local function listed(bits, config)
+    local list, alike = {}, true
+    for layer = 0, config.layers - 1 do
+        list[layer] = {}
+        for head = 0, config.kv_heads - 1 do
+            list[layer][head] = bits[layer * config.kv_heads + head]
+            alike = alike and list[layer][head] == bits[0]
+        end
+    end
+    return alike and bits[0] or list
+end
+
+--- What a cache handle of a model with `config` does with full pages, as fields of a policy; nil if they stay as they
+--- are. For caches whose policy came with a saved session.
+function M.read(handle, config)
+    local out, bits = ffi.new("ml_policy"), ffi.new("uint8_t[?]", 2 * config.layers * config.kv_heads)
+    if C.ml_cache_read_policy(handle, out, bits) == 0 then return nil end
+    return { hot_tokens = tonumber(out.hot_tokens), first_tokens = tonumber(out.first_tokens),
+        key_bits = listed(bits, config), value_bits = listed(bits + config.layers * config.kv_heads, config),
+        rotate = out.rotate == 1 }
+end
+
 -- ---- policies by name, and such that change
 
 --- What sessions have that do not say: see moonloom.kv().

@@ -206,7 +206,7 @@ end
 --- between two tokens. Returns the session. Without an argument: the fields in use, or nil if all is plain.
 function Session:policy(kv)
     local cache = self:shared_cache()
-    if kv == nil then return cache.policy and cache.policy:fields() end
+    if kv == nil then return cache.policy and cache.policy:fields() or policy.read(cache.handle, cache.config) end
     cache:govern(kv)
     return self
 end
