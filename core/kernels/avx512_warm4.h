@@ -49,16 +49,14 @@ static ALWAYS_INLINE vf v_exp2_below(vf x) {
     return _mm512_scalef_ps(p, x); /* by 2^floor(x) */
 }
 
-/* 2^x for x <= 7, with a polynomial of degree 3 (Remez: 8e-5 relative, a fiftieth of what weights are rounded by): 2^n
- * by adding n to the exponent. What is below 2^-120 becomes that; NaN stays. */
+/* 2^x for finite x, with a polynomial of degree 3 (Remez: 8e-5 relative, a fiftieth of what weights are rounded by);
+ * NaN stays. */
 static ALWAYS_INLINE vf v_exp2_rough(vf x) {
-    const vf whole = v_set(12582912.0f); /* 1.5 * 2^23: adding it rounds, and leaves the number in the low bits */
-    x = v_max(v_set(-120.0f), x);
-    const vf n = x + whole, r = x - (n - whole);
+    const vf n = v_round(x), r = x - n;
     vf p = v_fma(r, v_set(0.0551716691f), v_set(0.242611122f));
     p = v_fma(p, r, v_set(0.693260985f));
     p = v_fma(p, r, v_set(0.999928074f));
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
+    return v_power(p, n);
 }
 
 /* log2(x) with a polynomial of degree 7 in 3/4 <= 1 + f < 3/2 (Remez: 7e-7). */
@@ -214,9 +212,10 @@ static ALWAYS_INLINE void score_keys(const uint8_t *whole, int64_t dim, int at, 
 
 /* Tokens outside [from, to) get no weight. */
 static __attribute__((noinline)) void mask_tokens(float *score, int64_t from, int64_t to, int queries) {
+    const float none = -1e30f; /* finite, for v_exp2_rough */
     for (int q = 0; q < queries; q++, score += PAGE) {
-        for (int64_t t = 0; t < from; t++) score[t] = -INFINITY;
-        for (int64_t t = to; t < PAGE; t++) score[t] = -INFINITY;
+        for (int64_t t = 0; t < from; t++) score[t] = none;
+        for (int64_t t = to; t < PAGE; t++) score[t] = none;
     }
 }
 
