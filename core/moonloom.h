@@ -538,7 +538,8 @@ typedef struct ml_policy {
 /* Sets the policy of a cache; everything is copied. It may change at any time: ml_cache_settle() applies it from then
  * on, to pages that are quantised already only where that makes them smaller, wherever they lie (those on disk are read
  * and written anew, which takes its time). These are quantised from what they are then: a little further from the plain
- * numbers than with the fewer bits from the start. `rotate` can only change while no page is quantised. */
+ * numbers than with the fewer bits from the start. Pages that only prefixes show follow when a sequence adopts them.
+ * `rotate` can only change while no page is quantised. */
 int ml_cache_policy(ml_cache *cache, const ml_policy *policy);
 /* The policy in force; `out` points into `bits` {2, layers, kv_heads}, which receives those of keys, then of values.
  * Returns 0 if there is none. */

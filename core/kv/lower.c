@@ -310,11 +310,12 @@ static int lower_all(ml_cache *cache, int64_t more) {
  * fewer than a full list: what puts that down may forget prefixes. */
 static void list_kept(lowering *w, int64_t more) {
     const ml_cache *cache = w->cache;
+    const int64_t wanted = excess(cache, more);
     const ml_prefix *at = NULL;
     for (ml_page *const *pages; (pages = ml_prefix_pages(cache, &at));) {
         for (int32_t l = 0; l < cache->layers; l++) {
             ml_page *page = pages[l], *origin = page->origin;
-            if (w->count > ROUND - 3 || w->saved >= excess(cache, more)) return;
+            if (w->count > ROUND - 3 || w->saved >= wanted) return;
             if (page->references != page->kept) continue;
             add(w, page);
             if (origin && origin->references == 1) add(w, origin);
@@ -363,7 +364,7 @@ int ml_place_room(ml_cache *cache) {
 
 void ml_place_lower(ml_cache *cache) {
     if (cache->places.window != ML_PLACE_MEMORY) {
-        const int disk = cache->places.window == ML_PLACE_DISK && !cache->spill_broken;
+        const int disk = cache->places.window == ML_PLACE_DISK && has_disk(cache);
         lowering w = {.cache = cache, .place = disk ? ML_PLACE_DISK : ML_PLACE_COLD};
         for (size_t i = 0; i < cache->count; i++) {
             if (cache->sequences[i].used) settle_window(&w, &cache->sequences[i]);
