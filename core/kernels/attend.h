@@ -44,7 +44,8 @@ static ALWAYS_INLINE void multiply_lanes(const float *a, int64_t lda, const int 
     for (int64_t i = begin; i < end; i++) {
         vf row[4];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) row[v] = side_load(b, i * b.lanes + at + v * W, dtype, v * W % LINE_BF16 == 0);
+        for (int v = 0; v < vectors; v++)
+            row[v] = side_load(b, i * b.lanes + at + v * W, dtype, v * W % LINE_BF16 == 0);
 #pragma GCC unroll 8
         for (int q = 0; q < queries; q++) {
             const vf factor = v_set(a[q * lda + i]);

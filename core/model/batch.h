@@ -56,8 +56,7 @@ struct ml_batch {
     float *gate, *up;       /* {S, F} */
     uint8_t *whole;         /* {S, ml_whole_bytes(widest of D, H h, F)}: inputs of a product in whole numbers */
 
-    float
-        *totals; /* {kv heads, R}: states of rows that attend to streamed pages (attend.c); grows as it is needed */
+    float *totals; /* {kv heads, R}: states of rows that attend to streamed pages (attend.c); grows as it is needed */
     size_t totals_capacity;
     float *logits; /* {wanted, V}; grows as it is needed */
     size_t logits_capacity;
