@@ -396,6 +396,65 @@ static ALWAYS_INLINE void dot_blocks(const format f, int64_t count, const uint8_
     }
 }
 
+/* ---- eight rows of Q8_0 against one column ----
+ *
+ * So few because what is fetched ahead, as much as is being read, shall still be in the L1 cache when its turn comes:
+ * 16 rows of 2,880 elements are 49 KB, and half of their lines had left it again (on Zen 5 a seventh of the speed). */
+
+enum { EIGHT = 8 };
+
+/* Elements 16 .. 31 behind 0 .. 15, twice. */
+static ALWAYS_INLINE __m512i both_halves(const uint8_t *x) {
+    const __m128i first = _mm_load_si128((const void *)x), second = _mm_load_si128((const void *)(x + 64));
+    return _mm512_broadcast_i64x4(_mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1));
+}
+
+/* The elements of two rows, raised. */
+static ALWAYS_INLINE __m512i raised_rows(const uint8_t *a, const uint8_t *b) {
+    const __m256i low = _mm256_loadu_si256((const void *)(a + offsetof(ml_block_q8_0, qs)));
+    const __m256i high = _mm256_loadu_si256((const void *)(b + offsetof(ml_block_q8_0, qs)));
+    return _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), _mm512_set1_epi8(-128));
+}
+
+/* A block of eight rows against that of a column, one row a lane. */
+static ALWAYS_INLINE __m256i eight_dots(const uint8_t *w, int64_t stride, const uint8_t *x) {
+    const __m512i h = both_halves(x), l = both_halves(x + 128), zero = _mm512_setzero_si512();
+    quads dots;
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) {
+        const __m512i rows = raised_rows(w + g * stride, w + (4 + g) * stride);
+        const __m512i high = _mm512_slli_epi32(_mm512_dpbusd_epi32(zero, rows, h), 8);
+        dots.v[g] = _mm512_add_epi32(high, _mm512_dpbusd_epi32(zero, rows, l));
+    }
+    const __m512i lanes = sum_lanes(dots); /* the two of each half belong together */
+    return _mm512_castsi512_si256(
+        _mm512_add_epi32(_mm512_shuffle_i32x4(lanes, lanes, 0x88), _mm512_shuffle_i32x4(lanes, lanes, 0xdd)));
+}
+
+static ALWAYS_INLINE __m256 eight_scales(const uint8_t *w, int64_t stride) {
+    uint16_t d[EIGHT];
+#pragma GCC unroll 8
+    for (int r = 0; r < EIGHT; r++) memcpy(&d[r], w + r * stride, sizeof d[r]);
+    return _mm256_cvtph_ps(_mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], (short)d[4], (short)d[5],
+                                          (short)d[6], (short)d[7]));
+}
+
+static __m256 dot_eight(const uint8_t *w, int64_t stride, int64_t k, const uint8_t *column) {
+    enum { BYTES = sizeof(ml_block_q8_0) };
+    const uint8_t *ahead = w + EIGHT * stride;
+    __m256 sum = _mm256_setzero_ps();
+    for (int64_t b = 0; b < k / BLOCK; b++, w += BYTES, ahead += EIGHT * BYTES) {
+        for (int64_t o = 0; o < EIGHT * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
+        const __m256i dots = eight_dots(w, stride, column + bytes_at(k) + block_bytes_at(b));
+        const __m256i whole = _mm256_add_epi32(dots, _mm256_set1_epi32(block_sum(column, k, q8_0.sums, b)));
+        float x_scale;
+        memcpy(&x_scale, column + k * 2 + b * 4, sizeof x_scale);
+        const __m256 scale = _mm256_mul_ps(eight_scales(w, stride), _mm256_set1_ps(x_scale));
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), scale, sum);
+    }
+    return sum;
+}
+
 #include "kernels/avx512_fours.h"
 
 static int vbmi; /* promised by cpuid */
@@ -419,7 +478,10 @@ static void dot_mxfp4(const uint8_t *w, int64_t stride, int64_t rows, int64_t k,
     dot_columns(mxfp4, w, stride, rows, k, column, 1, y, 0);
 }
 static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *column, float *y) {
-    dot_columns(q8_0, w, stride, rows, k, column, 1, y, 0);
+    for (; rows >= EIGHT; rows -= EIGHT, w += EIGHT * stride, y += EIGHT) {
+        _mm256_storeu_ps(y, dot_eight(w, stride, k, column));
+    }
+    if (rows > 0) dot_columns(q8_0, w, stride, rows, k, column, 1, y, 0);
 }
 
 static void multiply_any(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
