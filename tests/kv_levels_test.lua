@@ -4,6 +4,7 @@ local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
+local sentence_of = require "helpers.sentence"
 local C, check = ml.C, ml.check
 
 local PAGE = 64
@@ -202,12 +203,6 @@ describe("the levels of a cache", function()
         C.levels_setrlimit(FSIZE, before)
         C.levels_signal(XFSZ, old)
         assert(fine, problem)
-    end
-
-    local function sentence_of(f, ...)
-        local fine, problem = pcall(f, ...)
-        assert.is_false(fine)
-        return tostring(problem)
     end
 
     describe("when the disk fails,", function()

@@ -2,6 +2,7 @@
 local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local moonloom = require "moonloom"
+local sentence_of = require "helpers.sentence"
 local run = require "helpers.command"
 local synth = require("moonloom.recipe").get("synth")
 
@@ -80,12 +81,6 @@ describe("a budget that becomes smaller", function()
         session:step(id)
         for i = 0, 99 do assert.equal(logits[i], session:logits()[i]) end
         assert.equal(expected, session:logits():argmax())
-    end
-
-    local function sentence_of(f, ...)
-        local fine, problem = pcall(f, ...)
-        assert.is_false(fine)
-        return tostring(problem)
     end
 
     it("gives back to the system what is above it", function()

@@ -4,6 +4,7 @@ local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
+local sentence_of = require "helpers.sentence"
 local C = ml.C
 
 ffi.cdef [[
@@ -20,14 +21,6 @@ void *signal(int number, void *handler);
 
 local MODEL = MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf"
 local HEADER, ENTRY = 1024, 32
-
-local function sentence_of(f, ...)
-    local fine, problem = pcall(f, ...)
-    assert.is_false(fine)
-    problem = tostring(problem)
-    assert.is_nil(problem:find("\n", 1, true))
-    return problem
-end
 
 local function copy(session)
     local list, logits = {}, session:logits()
