@@ -5,6 +5,7 @@ local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local sentence_of = require "helpers.sentence"
+local slice = require "helpers.slice"
 local C, check = ml.C, ml.check
 
 local PAGE = 64
@@ -28,12 +29,6 @@ describe("the levels of a cache", function()
         isa_helper.as_before()
     end)
 
-    local function range(first, last)
-        local list = {}
-        for i = first, last do list[#list + 1] = ids[i] end
-        return list
-    end
-
     local function handle_of(session)
         return session:shared_cache().handle
     end
@@ -52,7 +47,7 @@ describe("the levels of a cache", function()
 
     it("are counted by layer, with what happened to the pages", function()
         local session = model:session { kv = { hot_tokens = 64, bits = { [1] = 8, default = 16 }, window = "keep" } }
-        session:feed(range(1, 300))
+        session:feed(slice(ids, 1, 300))
         local one, all = levels(session, 1), levels(session)
         assert.equal(3, one[WARM].pages)
         assert.equal(2, one[HOT].pages)
@@ -75,7 +70,7 @@ describe("the levels of a cache", function()
         local session = model:session { kv = { hot_tokens = 0, bits = { [0] = 4, default = 16 } } }
         local sample = ffi.new("ml_page_sample")
         assert.equal(C.ML_E_NOT_FOUND, C.ml_cache_sample(handle_of(session), session.sequence, 0, sample))
-        session:feed(range(1, 2 * PAGE + 1))
+        session:feed(slice(ids, 1, 2 * PAGE + 1))
         check(C.ml_cache_sample(handle_of(session), session.sequence, 1, sample))
         assert.equal(1, sample.plain)
         assert.is_true(sample.packed < sample.unsplit and sample.unsplit <= sample.bytes + 100)
@@ -111,13 +106,13 @@ describe("the levels of a cache", function()
             local at = math.random(0, session.position)
             local one, other = session:fork(at), shadow:fork(at)
             local begin = math.random(1, 400)
-            local text = range(begin, begin + math.random(1, length))
+            local text = slice(ids, begin, begin + math.random(1, length))
             one:feed(text)
             other:feed(text)
             assert.equal(bytes_of(other:logits()), bytes_of(one:logits()))
             at = math.random(0, one.position - 1)
-            one:rewind(at):feed(range(7, 9))
-            other:rewind(at):feed(range(7, 9))
+            one:rewind(at):feed(slice(ids, 7, 9))
+            other:rewind(at):feed(slice(ids, 7, 9))
             assert.equal(bytes_of(other:logits()), bytes_of(one:logits()))
             one:close()
             other:close()
@@ -128,12 +123,12 @@ describe("the levels of a cache", function()
         math.randomseed(11)
         for _, bits in ipairs { 16, 8, 4 } do
             local shadow = model:session { kv = { bits = bits, hot_tokens = 128, window = "keep" } }
-            shadow:feed(range(1, 1000), { chunk = 100 })
+            shadow:feed(slice(ids, 1, 1000), { chunk = 100 })
             local expected = bytes_of(shadow:logits())
             for _, window in ipairs { "cold", "disk" } do
                 local kv = { bits = bits, hot_tokens = 128, window = window, spill = spill_folder() }
                 local session = model:session { kv = kv }
-                session:feed(range(1, 1000), { chunk = 100 })
+                session:feed(slice(ids, 1, 1000), { chunk = 100 })
                 local level, below = levels(session), window == "cold" and COLD or DISK
                 assert.equal(math.floor((1000 + 1 - 128) / PAGE) * layers / 2, level[below].pages)
                 assert.equal(level[below].pages, level[below].lowered)
@@ -157,11 +152,11 @@ describe("the levels of a cache", function()
         math.randomseed(5)
         for bits, memory in pairs { [16] = "1.5M", [8] = 1.25 * 2 ^ 20 } do
             local shadow = model:session { kv = { bits = bits, hot_tokens = 128, window = "keep" } }
-            shadow:feed(range(1, 2500), { chunk = 128 })
+            shadow:feed(slice(ids, 1, 2500), { chunk = 128 })
             local expected = bytes_of(shadow:logits())
             local session = model:session { kv = { bits = bits, hot_tokens = 128, memory = memory,
                 spill = spill_folder() } }
-            session:feed(range(1, 2500), { chunk = 128 })
+            session:feed(slice(ids, 1, 2500), { chunk = 128 })
             assert.equal(expected, bytes_of(session:logits()))
             wander(session, shadow, 4, 100)
             local level, kv = levels(session), session:stats().kv
@@ -212,15 +207,15 @@ describe("the levels of a cache", function()
         setup(function()
             kv.spill = spill_folder()
             shadow = model:session { kv = { bits = 16, window = "keep" } }
-            shadow:feed(range(1, 1000))
+            shadow:feed(slice(ids, 1, 1000))
         end)
 
         teardown(function() shadow:close() end)
 
-        -- The session was feeding range(1, 1000): it goes on, and comes to the same.
+        -- The session was feeding slice(ids, 1, 1000): it goes on, and comes to the same.
         local function goes_on(session)
             assert.is_true(session.position > 300)
-            session:feed(range(session.position + 1, 1000))
+            session:feed(slice(ids, session.position + 1, 1000))
             shadow:rewind(999):step(ids[1000])
             assert.equal(bytes_of(shadow:logits()), bytes_of(session:logits()))
         end
@@ -228,11 +223,11 @@ describe("the levels of a cache", function()
         it("say so once; the session is whole, and goes on in memory or elsewhere", function()
             for _, policy in ipairs { false, { bits = 16, window = "cold" }, kv } do
                 local session = model:session { kv = kv }
-                session:feed(range(1, 300))
+                session:feed(slice(ids, 1, 300))
                 limited(16384, function()
-                    local sentence = sentence_of(session.feed, session, range(301, 600), { chunk = 50 })
+                    local sentence = sentence_of(session.feed, session, slice(ids, 301, 600), { chunk = 50 })
                     assert.truthy(sentence:find("cannot be written: File too large; pages stay in memory", 1, true))
-                    session:feed(range(session.position + 1, 700), { chunk = 50 })
+                    session:feed(slice(ids, session.position + 1, 700), { chunk = 50 })
                 end)
                 if policy then session:policy(policy) end
                 goes_on(session)
@@ -245,7 +240,7 @@ describe("the levels of a cache", function()
             os.execute("mkdir " .. room)
             if os.execute(("mount -t tmpfs -o size=64k none %s 2>/dev/null"):format(room)) ~= 0 then return end
             local session = model:session { kv = { bits = 16, window = "disk", spill = room } }
-            local sentence = sentence_of(session.feed, session, range(1, 800), { chunk = 50 })
+            local sentence = sentence_of(session.feed, session, slice(ids, 1, 800), { chunk = 50 })
             assert.truthy(sentence:find("No space left on device", 1, true), sentence)
             session:policy { bits = 16, window = "cold" }
             goes_on(session)
@@ -255,7 +250,7 @@ describe("the levels of a cache", function()
 
         it("and a folder that cannot be used is refused at once", function()
             local session = model:session { kv = { bits = 16, window = "cold" } }
-            session:feed(range(1, 400))
+            session:feed(slice(ids, 1, 400))
             for _, path in ipairs { "/no/such/folder/x", "/proc" } do
                 local sentence = sentence_of(session.policy, session, { bits = 16, window = "disk", spill = path })
                 assert.truthy(sentence:find("the spill file in " .. path .. " cannot be made: ", 1, true), sentence)
@@ -266,7 +261,7 @@ describe("the levels of a cache", function()
 
         it("damage is seen: nothing is computed from it, and a rewind goes around it", function()
             local session = model:session { kv = kv }
-            session:feed(range(1, 700))
+            session:feed(slice(ids, 1, 700))
             local pipe = io.popen("for f in /proc/$PPID/fd/*; do " ..
                 "case $(readlink $f) in *moonloom-spill*) echo $f;; esac; done")
             local file
@@ -281,7 +276,7 @@ describe("the levels of a cache", function()
             assert.equal(200, session.position)
             sentence = sentence_of(session.save, session, folder.path("x.session"))
             assert.truthy(sentence:find("is damaged at byte", 1, true), sentence)
-            session:rewind(0):feed(range(1, 301))
+            session:rewind(0):feed(slice(ids, 1, 301))
             goes_on(session)
             session:close()
         end)
@@ -290,19 +285,19 @@ describe("the levels of a cache", function()
     it("are full in the end: an error, or the session used least recently is given up", function()
         for _, full in ipairs { "error", "evict" } do
             local one = model:session { kv = { bits = 16, memory = "1.5M", full = full } }
-            one:feed(range(1, 300))
+            one:feed(slice(ids, 1, 300))
             local two = one:fork(20)
             if full == "error" then
-                local sentence = sentence_of(two.feed, two, range(1, 4000), { chunk = 64 })
+                local sentence = sentence_of(two.feed, two, slice(ids, 1, 4000), { chunk = 64 })
                 assert.truthy(sentence:find("the cache is full: its budget is 1572864 bytes", 1, true), sentence)
                 assert.is_true(two.position > 300)
                 two:rewind(300)
-                one:feed(range(1, 10))
+                one:feed(slice(ids, 1, 10))
             else
-                pcall(two.feed, two, range(1, 4000), { chunk = 64 })
+                pcall(two.feed, two, slice(ids, 1, 4000), { chunk = 64 })
                 local sentence = sentence_of(one.feed, one, "and")
                 assert.truthy(sentence:find("was given up to make room: its 300 tokens", 1, true), sentence)
-                two:rewind(300):feed(range(1, 10))
+                two:rewind(300):feed(slice(ids, 1, 10))
             end
             assert.is_true(two:stats().kv.reserved_peak <= 1.5 * 2 ^ 20)
             two:close()
@@ -327,8 +322,8 @@ describe("the levels of a cache", function()
             end
             local session = model:session { kv = kv(8) }
             local twin = model:session { kv = { bits = 8, hot_tokens = 128, window = "keep" } }
-            session:feed(range(1, 1700), { chunk = 128 })
-            twin:feed(range(1, 1700), { chunk = 128 })
+            session:feed(slice(ids, 1, 1700), { chunk = 128 })
+            twin:feed(slice(ids, 1, 1700), { chunk = 128 })
             local before = levels(session)
             assert.is_true(before[where].pages > 45)
             session:policy(kv(4))
@@ -358,8 +353,8 @@ describe("the levels of a cache", function()
         local session = model:session { kv = kv }
         local twin = model:session { kv = { bits = 4, hot_tokens = 800, window = "keep" } }
         for at = 1, 1600, 100 do
-            local expected = bytes_of(twin:feed(range(at, at + 99)):logits())
-            assert.equal(expected, bytes_of(session:feed(range(at, at + 99)):logits()))
+            local expected = bytes_of(twin:feed(slice(ids, at, at + 99)):logits())
+            assert.equal(expected, bytes_of(session:feed(slice(ids, at, at + 99)):logits()))
         end
         assert.same({ twin:pages() }, { session:pages() })
         assert.is_true(levels(session)[DISK].pages > 10)
@@ -370,7 +365,7 @@ describe("the levels of a cache", function()
     it("go on being quantised after an interrupt, under the new policy", function()
         local kv = { bits = 8, hot_tokens = 0, window = "disk", spill = spill_folder() }
         local session = model:session { kv = kv }
-        session:feed(range(1, 1000))
+        session:feed(slice(ids, 1, 1000))
         kv.bits = 4
         C.ml_interrupt_set(1)
         local sentence = sentence_of(session.policy, session, kv)

@@ -5,6 +5,7 @@ local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local synth = require("moonloom.recipe").get("synth")
+local slice = require "helpers.slice"
 local C, check = ml.C, ml.check
 
 local PAGE = 64
@@ -30,12 +31,6 @@ describe("a policy for keys and values", function()
         folder.remove()
     end)
 
-    local function range(first, last)
-        local list = {}
-        for i = first, last do list[#list + 1] = ids[i] end
-        return list
-    end
-
     local function bytes_of(logits)
         return ffi.string(logits:pointer(), #logits * 4)
     end
@@ -53,7 +48,7 @@ describe("a policy for keys and values", function()
     local function new(kv, tokens, options)
         if kv then kv.window = "keep" end -- the places of pages are another matter: see kv_levels_test.lua
         local session = model:session { kv = kv }
-        session:feed(range(1, tokens), options)
+        session:feed(slice(ids, 1, tokens), options)
         return session
     end
 
@@ -69,7 +64,7 @@ describe("a policy for keys and values", function()
         assert.equal(4 * layers, quantised)
         assert.equal(4 * layers * page_bytes(session, 0, false) + 4 * layers * page_bytes(session, 0, true),
             (session:bytes()))
-        session:feed(range(501, 548))
+        session:feed(slice(ids, 501, 548))
         assert.equal(5 * layers, select(2, session:pages())) -- token 447 is one too few for a seventh
         session:close()
     end)
@@ -79,7 +74,7 @@ describe("a policy for keys and values", function()
         local last = {}
         for _, bits in ipairs { 8, 4 } do
             local session = new({ bits = bits, hot_tokens = 0 }, 384, { chunk = PAGE })
-            session:feed(range(385, 400))
+            session:feed(slice(ids, 385, 400))
             assert.equal(6 * layers, select(2, session:pages()))
             last[bits] = distance(plain:logits(), session:logits())
             assert.is_true(last[bits] > 0)
@@ -124,7 +119,7 @@ describe("a policy for keys and values", function()
                         expected[i] = bytes_of(one:logits())
                     end
                     check(C.ml_threads_set(3))
-                    two:feed(range(257, 270), { each = function(position, logits)
+                    two:feed(slice(ids, 257, 270), { each = function(position, logits)
                         assert.equal(expected[position + 1], bytes_of(logits))
                     end })
                     two:rewind(256)
@@ -149,10 +144,10 @@ describe("a policy for keys and values", function()
         assert.equal(5 * layers, pages)
         assert.equal(4 * layers, quantised) -- the third page is full for two of them
         assert.equal(before - 4 * layers * (page_bytes(one, 0, true) - page_bytes(one, 0)), (one:bytes()))
-        one:feed(range(301, 310))
-        two:feed(range(301, 310))
+        one:feed(slice(ids, 301, 310))
+        two:feed(slice(ids, 301, 310))
         assert.equal(bytes_of(one:logits()), bytes_of(two:logits()))
-        three:feed(range(131, 140)) -- goes on inside a quantised page
+        three:feed(slice(ids, 131, 140)) -- goes on inside a quantised page
         assert.equal(4 * layers, select(2, three:pages()))
         one:close() two:close() three:close()
     end)
@@ -161,18 +156,18 @@ describe("a policy for keys and values", function()
         for _, bits in ipairs { 8, 4 } do
             local session = new({ bits = bits, hot_tokens = 0 }, 256, { chunk = PAGE })
             local function once()
-                session:rewind(200):feed(range(201, 256))
+                session:rewind(200):feed(slice(ids, 201, 256))
                 assert.equal(4 * layers, select(2, session:pages()))
-                session:feed(range(257, 260))
+                session:feed(slice(ids, 257, 260))
                 return bytes_of(session:logits())
             end
             local expected = once()
             for _ = 1, 5 do assert.equal(expected, once()) end
             -- The last kept token moves, and the copies with it.
-            session:rewind(230):feed(range(231, 240))
-            session:rewind(232):rewind(210):feed(range(211, 260))
+            session:rewind(230):feed(slice(ids, 231, 240))
+            session:rewind(232):rewind(210):feed(slice(ids, 211, 260))
             local fork = session:fork(195)
-            fork:feed(range(196, 260))
+            fork:feed(slice(ids, 196, 260))
             session:close()
             assert.equal(4 * layers, select(2, fork:pages()))
             fork:close()
@@ -184,7 +179,7 @@ describe("a policy for keys and values", function()
         local forks = {}
         for position = 10, 290, 40 do
             local fork = session:fork(position)
-            fork:feed(range(position + 1, position + 70))
+            fork:feed(slice(ids, position + 1, position + 70))
             forks[#forks + 1] = fork
         end
         for _, fork in ipairs(forks) do fork:close() end
@@ -208,7 +203,7 @@ describe("a policy for keys and values", function()
         assert.has_error(function() session:policy { bits = 8, rotate = false } end,
             ("rotation cannot change while %d pages are quantised"):format(3 * layers))
         session:rewind(0):policy { bits = 8, rotate = false, window = "keep" }
-        session:feed(range(1, 600))
+        session:feed(slice(ids, 1, 600))
         assert.is_true(select(2, session:pages()) > 0)
         session:close()
     end)
@@ -224,7 +219,7 @@ describe("a policy for keys and values", function()
         -- Attention carries it on, where the tokens behind see it.
         local _, quantised = session:pages()
         assert.is_true(quantised >= layers and quantised <= 3 * layers)
-        session:rewind(64):feed(range(65, 100))
+        session:rewind(64):feed(slice(ids, 65, 100))
         assert.is_true(session:logits()[0] == session:logits()[0])
         session:close()
     end)

@@ -7,6 +7,7 @@ local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
+local slice = require "helpers.slice"
 local C = ml.C
 
 ffi.cdef "size_t __sanitizer_get_current_allocated_bytes(void);"
@@ -43,12 +44,6 @@ describe("twenty sessions with a common prefix", function()
         isa_helper.as_before()
     end)
 
-    local function range(first, last)
-        local list = {}
-        for i = first, last do list[#list + 1] = ids[i] end
-        return list
-    end
-
     -- The sessions, each a pair of one under the policy `kv` and its shadow, and what they can do.
     local function play(kv, seconds, rounds)
         model = moonloom.load(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf")
@@ -57,7 +52,7 @@ describe("twenty sessions with a common prefix", function()
         os.execute("mkdir -p " .. spill)
         local policy = folder.write("stress.lua", ("return { bits = 16, window = 'cold', memory = %d, spill = %q }")
             :format(kv.memory, spill))
-        local prefix, playing, counts, round = range(1, PREFIX), {}, {}, 0
+        local prefix, playing, counts, round = slice(ids, 1, PREFIX), {}, {}, 0
         local root = model:session { prefixes = false }
         root:feed(prefix)
 
@@ -95,7 +90,7 @@ describe("twenty sessions with a common prefix", function()
             feed = function(pair, at)
                 if pair[1].position > LONGEST then return close(at) end
                 local first = math.random(1, 1500)
-                local text = range(first, first + math.random(0, 120))
+                local text = slice(ids, first, first + math.random(0, 120))
                 for i = 1, 2 do pair[i]:feed(text, { chunk = 50 }) end
                 compare(pair)
             end,
@@ -114,7 +109,7 @@ describe("twenty sessions with a common prefix", function()
                 local restored, shadow = moonloom.restore(path, { model = model }), pair[2]:fork()
                 assert.same(shadow:tokens(), restored:tokens())
                 local back = math.random(0, restored.position)
-                for _, session in ipairs { restored, shadow } do session:rewind(back):feed(range(9, 12)) end
+                for _, session in ipairs { restored, shadow } do session:rewind(back):feed(slice(ids, 9, 12)) end
                 compare { restored, shadow }
                 restored:close()
                 shadow:close()
