@@ -163,14 +163,20 @@ static ALWAYS_INLINE void raised_mxfp4(const uint8_t *at, int64_t stride, quads 
         second->v[g] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes.v[g], 4), low));
     }
 }
+/* 32 bytes at each of two addresses. */
+static ALWAYS_INLINE __m512i halves_load(const uint8_t *a, const uint8_t *b) {
+    const __m256i low = _mm256_loadu_si256((const void *)a), high = _mm256_loadu_si256((const void *)b);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
 static ALWAYS_INLINE void raised_q8_0(const uint8_t *at, int64_t stride, quads *first, quads *second) {
     const __m512i sign = _mm512_set1_epi8(-128);
-    *first = quads_load(at + offsetof(ml_block_q8_0, qs), stride);
-    *second = quads_load(at + offsetof(ml_block_q8_0, qs) + 16, stride);
+    at += offsetof(ml_block_q8_0, qs);
 #pragma GCC unroll 4
     for (int g = 0; g < QUADS; g++) {
-        first->v[g] = _mm512_xor_si512(first->v[g], sign);
-        second->v[g] = _mm512_xor_si512(second->v[g], sign);
+        const __m512i a = halves_load(at + g * stride, at + (4 + g) * stride);
+        const __m512i b = halves_load(at + (8 + g) * stride, at + (12 + g) * stride);
+        first->v[g] = _mm512_xor_si512(_mm512_shuffle_i32x4(a, b, 0x88), sign);
+        second->v[g] = _mm512_xor_si512(_mm512_shuffle_i32x4(a, b, 0xdd), sign);
     }
 }
 

@@ -55,11 +55,11 @@ void ml_input_prepare(ml_input *in, int64_t k, const int32_t *parts, uint8_t *wh
     if (!kernels->tile_multiply && !ml_tuned(ML_TUNING_WHOLE)) return;
     in->whole = whole;
     prepare_task task = {in, k, parts};
-    ml_parallel(in->columns, 4, prepare_run, &task);
+    ml_parallel(in->ld ? in->columns : 1, 2, prepare_run, &task);
 }
 
 ml_input ml_input_part(const ml_input *in, int64_t k, int64_t first, int64_t columns) {
-    uint8_t *whole = in->whole ? in->whole + first * ml_whole_bytes(k) : NULL;
+    uint8_t *whole = in->whole ? in->whole + (in->ld ? first * ml_whole_bytes(k) : 0) : NULL;
     return (ml_input){in->x + first * in->ld, in->ld, columns, whole};
 }
 
@@ -115,6 +115,7 @@ static void tile_columns(const ml_matrix *w, int64_t begin, int64_t end, const m
 void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const ml_input *in, float *y,
                     int64_t ldy, float *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
+    for (int64_t r = begin; bias && r < end; r += 16) __builtin_prefetch(bias + r); /* far from all else */
     const int tiles = on_matrix_unit(w, in);
     const int dots = in->columns <= kernels->few_columns || !ml_tuned(ML_TUNING_COLUMNS);
     const int64_t step = tiles ? ML_TILE_ROWS : ML_LINEAR_PANEL;
@@ -129,10 +130,8 @@ void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float 
         } else {
             dense_rows(w, r, last, in, y, ldy, scratch);
         }
-        for (int64_t c = 0; bias && c < in->columns; c++) {
-            for (int64_t i = r; i < last; i++) y[c * ldy + i] += bias[i];
-        }
     }
+    for (int64_t c = 0; bias && c < in->columns; c++) kernels->axpy(1, bias + begin, y + c * ldy + begin, end - begin);
 }
 
 /* Products of the same input that share a region; the runs of each are so many rows. */

@@ -14,8 +14,9 @@ typedef struct ml_matrix {
     int dtype;
 } ml_matrix;
 
-/* Activations: `columns` vectors, column c at x + c*ld. Also as the kernels multiply so many, one after the other: in
- * tiles' bf16 (ml_kernels.tile_prepare) or in whole numbers (whole_quantize); NULL if neither. */
+/* Activations: `columns` vectors, column c at x + c*ld; with ld 0 a single one that parts of one column share. Also as
+ * the kernels multiply so many, one after the other: in tiles' bf16 (ml_kernels.tile_prepare) or in whole numbers
+ * (whole_quantize); NULL if neither. */
 typedef struct ml_input {
     const float *x;
     int64_t ld, columns;
