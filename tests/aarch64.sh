@@ -51,8 +51,7 @@ mkdir -p "$folder"
 export PKG_CONFIG_LIBDIR=$libraries/pkgconfig:$libraries/openblas-pthread/pkgconfig PKG_CONFIG_SYSROOT_DIR=$root
 [ -f "$folder/build.ninja" ] || cmake -S core -B "$folder" -G Ninja -DCMAKE_SYSTEM_NAME=Linux \
   -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_SYSROOT="$root" \
-  -DCMAKE_EXE_LINKER_FLAGS="-Wl,-rpath-link,$libraries/openblas-pthread" \
-  -DCMAKE_SHARED_LINKER_FLAGS="-L$libraries/openblas-pthread" >"$folder/build.log"
+  >"$folder/build.log"
 ninja -C "$folder" >"$folder/build.log" || {
   cat "$folder/build.log" >&2
   exit 1

@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /* y[m*ldy + n] = sum over k of a[m*lda + k] * b[n*ldb + k], for m in [0, rows_a), n in [0, rows_b): a times b
- * transposed. OpenBLAS on one thread (the pool is the parallelism); a plain loop under MOONLOOM_ISA=scalar. Safe from
- * several threads at a time. */
+ * transposed. OpenBLAS on one thread (the pool is the parallelism); a plain loop under MOONLOOM_ISA=scalar, and where
+ * OpenBLAS is not installed. Safe from several threads at a time. */
 void ml_dense_product(const float *a, int64_t lda, int64_t rows_a, const float *b, int64_t ldb, int64_t rows_b,
                       int64_t k, float *y, int64_t ldy);
 
