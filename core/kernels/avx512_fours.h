@@ -114,41 +114,47 @@ static VBMI __m512 dot_fours(const uint8_t *w, int64_t stride, int64_t k, int64_
     return sum;
 }
 
-/* The same for several columns. */
+/* Four blocks of 16 rows: the codes of each, still to be transposed by quads_transpose(), and the exponents. */
+static VBMI ALWAYS_INLINE void open_fours(const uint8_t *w, int64_t stride, quads codes[4], __m512i *exponents) {
+    const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    quads firsts;
+#pragma GCC unroll 4
+    for (int g = 0; g < QUADS; g++) {
+        quads rows, last;
+#pragma GCC unroll 4
+        for (int q = 0; q < QUADS; q++) rows.v[q] = four_blocks(w + (4 * q + g) * stride, &last.v[q]);
+        firsts.v[g] = first_elements(last);
+        rows = lanes_transpose(rows);
+        for (int j = 0; j < 4; j++) codes[j].v[g] = rows.v[j];
+    }
+    *exponents = _mm512_permutexvar_epi32(in_order, last_lanes(firsts));
+}
+
+/* The same for several columns. Four rows farther ahead is asked for what follows, so that it is there from the first
+ * block on (on Zen 5 2 % faster; with one column slower). */
 static VBMI ALWAYS_INLINE void dot_fours_columns(int64_t count, const uint8_t *w, int64_t stride, int64_t k,
                                                  int64_t end, const uint8_t *columns, __m512 sum[]) {
     enum { BYTES = sizeof(ml_block_mxfp4) };
-    const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const uint8_t *ahead = w + W * stride;
+    const uint8_t *ahead = w + (W + 4) * stride;
     for (int64_t b = 0; b < end; b += 4) {
-        quads blocks[4], exponents;
-#pragma GCC unroll 4
-        for (int g = 0; g < QUADS; g++) {
-            quads codes, last;
-#pragma GCC unroll 4
-            for (int q = 0; q < QUADS; q++) {
-                codes.v[q] = four_blocks(w + (4 * q + g) * stride + b * BYTES, &last.v[q]);
-            }
-            exponents.v[g] = first_elements(last);
-            codes = lanes_transpose(codes);
-            for (int j = 0; j < 4; j++) blocks[j].v[g] = codes.v[j];
-        }
-        const __m512i all = _mm512_permutexvar_epi32(in_order, last_lanes(exponents));
-        const int plain = plain_exponents(all);
+        quads codes[4];
+        __m512i exponents;
+        open_fours(w + b * BYTES, stride, codes, &exponents);
+        const int plain = plain_exponents(exponents);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++, ahead += W * BYTES) {
-            const quads codes = quads_transpose(blocks[j]);
+            const quads block = quads_transpose(codes[j]);
             quads first, second;
             for (int64_t o = 0; o < W * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
-            look_up(&codes, &first, &second);
-            dot_lanes_columns(&first, &second, half_power(all, j, plain), mxfp4.sums, columns, count, k, b + j, sum);
+            look_up(&block, &first, &second);
+            dot_lanes_columns(&first, &second, half_power(exponents, j, plain), mxfp4.sums, columns, count, k, b + j,
+                              sum);
         }
     }
 }
 
-/* What an expert has in a small batch is worth loops without a count. */
-static VBMI void dot_fours_any(int64_t count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
-                               const uint8_t *columns, __m512 sum[]) {
+static VBMI void dot_fours_some(int64_t count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
+                                const uint8_t *columns, __m512 sum[]) {
     switch (count) {
     case 1:
         sum[0] = dot_fours(w, stride, k, end, columns);
@@ -159,11 +165,8 @@ static VBMI void dot_fours_any(int64_t count, const uint8_t *w, int64_t stride, 
     case 3:
         dot_fours_columns(3, w, stride, k, end, columns, sum);
         break;
-    case 4:
-        dot_fours_columns(4, w, stride, k, end, columns, sum);
-        break;
     default:
-        dot_fours_columns(count, w, stride, k, end, columns, sum);
+        dot_fours_columns(4, w, stride, k, end, columns, sum);
     }
 }
 

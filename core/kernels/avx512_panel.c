@@ -257,12 +257,12 @@ static void unpack(int dtype, const uint8_t *w, int64_t stride, int64_t rows, in
     }
 }
 
-/* ---- few columns: stored blocks, 16 rows against up to FEW columns ----
+/* ---- few columns: stored blocks, 16 rows against up to SOME columns, 32 against up to FEW ----
  *
  * vpdpbusd multiplies unsigned by signed bytes, so a product with int16 takes two: x = 256 h + l, both signed, and
  * sum(w x) = 256 sum((w + raise) h) + sum((w + raise) l) - raise sum(x). The last comes with the column. */
 
-enum { FEW = 32 }; /* with more, unpacking a tile pays (measured on Zen 5) */
+enum { SOME = 4, FEW = 64 }; /* with more than FEW, unpacking a tile is as good (measured on Zen 5) */
 
 /* The bytes of a column, at a cache line behind its scales: for every four blocks the high bytes of their first halves,
  * those of the second, then the low ones likewise, 64 of each. Behind them the sums times -raise: those for MXFP4, then
@@ -470,9 +470,9 @@ static ALWAYS_INLINE void dot_columns(const format f, const uint8_t *w, int64_t 
     for (int64_t r = 0; r < rows; r += W, w += W * stride) {
         const int64_t some = rows - r < W ? rows - r : W;
         const int64_t fours = f.bytes == mxfp4.bytes && vbmi && some == W ? k / BLOCK / 4 * 4 : 0;
-        __m512 sum[FEW];
+        __m512 sum[SOME];
         for (int64_t c = 0; c < count; c++) sum[c] = _mm512_setzero_ps();
-        if (fours) dot_fours_any(count, w, stride, k, fours, columns, sum);
+        if (fours) dot_fours_some(count, w, stride, k, fours, columns, sum);
         dot_blocks(f, count, w, stride, some, k, fours, k / BLOCK, columns, sum);
         for (int64_t c = 0; c < count; c++) {
             _mm512_mask_storeu_ps(y + c * ldy + r, (__mmask16)((1u << some) - 1), sum[c]);
@@ -490,14 +490,33 @@ static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, 
     if (rows > 0) dot_columns(q8_0, w, stride, rows, k, column, 1, y, 0);
 }
 
+#include "kernels/avx512_columns.h"
+
+/* 32 rows at a time; of fewer, SOME columns. */
+static ALWAYS_INLINE void multiply_few(const format f, const uint8_t *w, int64_t stride, int64_t rows, int64_t k,
+                                       const uint8_t *columns, int64_t count, float *y, int64_t ldy) {
+    const int64_t step = ml_whole_bytes(k);
+    for (; count > SOME && rows >= TILE; rows -= TILE, w += TILE * stride, y += TILE) {
+        if (f.bytes == mxfp4.bytes && vbmi) {
+            multiply_fours(w, stride, k, columns, count, y, ldy);
+        } else {
+            multiply_blocks(f, w, stride, k, columns, count, y, ldy);
+        }
+    }
+    for (int64_t c = 0; c < count; c += SOME) {
+        const int64_t some = count - c < SOME ? count - c : SOME;
+        dot_columns(f, w, stride, rows, k, columns + c * step, some, y + c * ldy, ldy);
+    }
+}
+
 static void multiply_any(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
                          int64_t count, float *y, int64_t ldy, void *scratch) {
     if (count > FEW) {
         whole_multiply(dtype, w, stride, rows, k, columns, count, y, ldy, scratch);
     } else if (dtype == ML_MXFP4) {
-        dot_columns(mxfp4, w, stride, rows, k, columns, count, y, ldy);
+        multiply_few(mxfp4, w, stride, rows, k, columns, count, y, ldy);
     } else {
-        dot_columns(q8_0, w, stride, rows, k, columns, count, y, ldy);
+        multiply_few(q8_0, w, stride, rows, k, columns, count, y, ldy);
     }
 }
 

@@ -155,7 +155,7 @@ static int arena_add(ml_pool *pool, int order) {
     if (!within_budget(pool, wanted)) {
         return ml_error(ML_E_MEMORY,
                         "the cache is full: its budget is %lld bytes, %lld of them in use, and %zu more are needed in "
-                        "one piece; close sessions or give it more",
+                        "one piece; close sessions, give it more, or take a policy that lets pages go to the disk",
                         (long long)pool->info.budget, (long long)pool->info.used, order_bytes(order));
     }
     const size_t bytes = order_bytes(wanted), units = (size_t)1 << wanted;
