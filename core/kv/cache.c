@@ -418,8 +418,12 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
     return status;
 }
 
+ml_page *const *ml_cache_place(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position) {
+    return &sequence->pages[(size_t)(position / ML_PAGE_TOKENS) * (size_t)cache->layers + (size_t)layer];
+}
+
 const ml_page *ml_cache_page(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position) {
-    return sequence->pages[(size_t)(position / ML_PAGE_TOKENS) * (size_t)cache->layers + (size_t)layer];
+    return *ml_cache_place(cache, sequence, layer, position);
 }
 
 void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,

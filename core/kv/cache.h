@@ -136,6 +136,8 @@ void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t 
                     const float *keys, const float *values);
 /* The page of `layer` that holds `position`. */
 const ml_page *ml_cache_page(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position);
+/* Where the pointer to it lies. */
+ml_page *const *ml_cache_place(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position);
 /* Puts the keys and values of KV head `head` in the page that holds `position` into what the attend kernels read.
  * Tokens that the sequence has not reserved are readable, but anything may stand there (what a rewind left). Valid
  * until the sequence's pages change. */

@@ -54,7 +54,9 @@ enum {
     TILE_QUERIES = 128, /* that a page is read for: enough that it is read seldom, few enough for the caches */
     SHARE_BELOW = 64,   /* with fewer (tile, head) pairs than this, threads share chunks */
     PART_ROWS = 512,    /* partial results of rows that there is room for */
-    THREAD_ITEMS = 8    /* that a thread has at least: so many that all threads end at about the same time */
+    THREAD_ITEMS = 8,   /* that a thread has at least: so many that all threads end at about the same time */
+    AHEAD = 2,          /* calls of a kernel: where what it asks for meanwhile is read */
+    FAR = 8             /* pages: where a descriptor that is asked for is read */
 };
 
 /* The rows of a tile and some KV heads of theirs. */
@@ -208,39 +210,42 @@ static void show_page(const ml_attention *work, const ml_page *page, int32_t hea
 }
 
 /* Adds a page to the states of an item, head by head: page by page, memory is read as one stream. `next` is what comes
- * after it. `here` has what all pages have in common, and the ranges of this one. */
+ * after it. `here` has what all pages have in common, and the ranges of this one; nothing of it is copied, since what
+ * was just written in parts is slow to be read as a whole. What is read AHEAD calls later is asked for: a single one
+ * may be over before memory has answered. */
 static void attend_page(const ml_attention *work, attend_item item, const ml_page *page, const ml_page *next,
-                        ml_attend here, float *states) {
+                        const float *q, ml_attend *here, float *states) {
     const ml_kernels *kernels = ml_kernels_get();
     const int prefetch = ml_tuned(ML_TUNING_PREFETCH);
-    const float *q = here.q;
-    ml_attend after = here;
+    ml_attend after;
     __builtin_prefetch(next->data);
-    show_page(work, page, item.head, &here);
     for (int32_t h = 0; h < item.heads; h++) {
-        const int last = h + 1 == item.heads;
+        const int32_t ahead = h + AHEAD;
         const attend_state state =
-            state_of(&work->shape, here.rows, states + h * state_floats(&work->shape, here.rows));
-        show_page(work, last ? next : page, last ? item.head : item.head + h + 1, &after);
-        here.next_keys = prefetch ? after.keys : here.keys;
-        here.next_values = prefetch ? after.values : here.values;
-        here.q = q + h * state.queries * here.head_dim;
-        here.whole = whole_queries(work, item.tile->row, item.head + h);
-        here.top = state.top;
-        here.sum = state.sum;
-        here.acc = state.acc;
-        if (here.key_bits == 16 && here.value_bits == 16) {
-            kernels->attend(&here);
+            state_of(&work->shape, here->rows, states + h * state_floats(&work->shape, here->rows));
+        show_page(work, page, item.head + h, here);
+        show_page(work, ahead < item.heads ? page : next, item.head + ahead % item.heads, &after);
+        here->next_keys = prefetch ? after.keys : here->keys;
+        here->next_values = prefetch ? after.values : here->values;
+        here->q = q + h * state.queries * here->head_dim;
+        here->whole = whole_queries(work, item.tile->row, item.head + h);
+        here->top = state.top;
+        here->sum = state.sum;
+        here->acc = state.acc;
+        if (here->key_bits == 16 && here->value_bits == 16) {
+            kernels->attend(here);
         } else {
-            kernels->attend_warm(&here);
+            kernels->attend_warm(here);
         }
-        here.keys = after.keys;
-        here.values = after.values;
-        here.key_bits = after.key_bits;
-        here.value_bits = after.value_bits;
-        here.key_unit = after.key_unit;
-        here.value_unit = after.value_unit;
     }
+}
+
+/* Asks for the descriptor of a page that comes into turn FAR pages later, and for the pointer to a later one: both are
+ * far apart in memory, and the one is found through the other. */
+static void ask_page(const ml_attention *work, const ml_sequence *sequence, int64_t position, int64_t end) {
+    const int64_t far = position + FAR * ML_PAGE_TOKENS, farther = far + FAR * ML_PAGE_TOKENS;
+    if (far < end) __builtin_prefetch(ml_cache_page(work->cache, sequence, work->layer, far));
+    if (farther < end) __builtin_prefetch(ml_cache_place(work->cache, sequence, work->layer, farther));
 }
 
 /* The tokens of one chunk to `states`, one a head. */
@@ -262,18 +267,19 @@ static void attend_chunk(const ml_attention *work, attend_item item, int64_t chu
     }
     page[pages] = last < end ? ml_cache_page(cache, sequence, work->layer, last) : page[pages - 1];
     if (!page[pages]->data) page[pages] = page[pages - 1]; /* the span ends here */
-    ml_attend common = {.rows = rows, .group = group_of(c), .head_dim = c->head_dim, .q = q};
-    common.from = s->from;
-    common.to = s->to;
-    common.area = s->area;
+    ml_attend here = {.rows = rows, .group = group_of(c), .head_dim = c->head_dim};
+    here.from = s->from;
+    here.to = s->to;
+    here.area = s->area;
     for (int32_t h = 0; h < item.heads; h++) state_begin(c, rows, states + h * state_floats(c, rows));
     for (int64_t p = 0; p < pages; p++) {
         const int64_t t = (first + p) * ML_PAGE_TOKENS;
+        ask_page(work, sequence, t, end);
         for (int64_t r = 0; r < rows; r++) {
             s->from[r] = (int32_t)clamp(ml_attention_first_seen(work, row->position + r) - t, ML_PAGE_TOKENS);
             s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
         }
-        attend_page(work, item, page[p], page[p + 1], common, states);
+        attend_page(work, item, page[p], page[p + 1], q, &here, states);
     }
 }
 
@@ -329,6 +335,12 @@ static void attend_shared(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
+/* Asks for the floats at `x`. */
+static void ask_floats(const float *x, int64_t n) {
+    const int64_t line = 64 / (int64_t)sizeof *x;
+    for (int64_t i = 0; i < n; i += line) __builtin_prefetch(x + i);
+}
+
 /* Items are (head, tile). */
 static void merge_shared(void *arg, int64_t begin, int64_t end, int thread) {
     const ml_attention *work = arg;
@@ -338,7 +350,10 @@ static void merge_shared(void *arg, int64_t begin, int64_t end, int thread) {
         const ml_tile *tile = &work->batch->tiles[i % work->tiles];
         const int32_t head = (int32_t)(i / work->tiles);
         const attend_state total = state_begin(c, tile->rows, s.total);
-        for (int64_t chunk = tile->chunk; chunk < tile->chunk + tile->chunks; chunk++) {
+        const int64_t last = tile->chunk + tile->chunks - 1;
+        for (int64_t chunk = tile->chunk; chunk <= last; chunk++) {
+            const int64_t next = chunk < last ? chunk + 1 : last;
+            ask_floats(part_at(work, tile, head, next), state_floats(c, tile->rows));
             state_merge(total, state_of(c, tile->rows, part_at(work, tile, head, chunk)), c->head_dim);
         }
         finish_tile(work, tile, head, total);
