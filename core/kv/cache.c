@@ -115,7 +115,7 @@ ml_page *ml_page_take(ml_cache *cache, const ml_format *format, int32_t layer) {
     if (!data) return NULL;
     ml_page *page = cache->free_pages;
     cache->free_pages = page->next;
-    *page = (ml_page){.references = 1, .format = format, .data = data, .layer = layer};
+    *page = (ml_page){.references = 1, .format = format, .data = data, .layer = layer, .written = ML_PAGE_TOKENS};
     cache->pages_used++;
     cache->bytes_used += format->bytes;
     if (!format->plain) cache->warm_pages++;
@@ -366,6 +366,7 @@ static int append_pages(ml_cache *cache, ml_sequence *sequence) {
             return ML_E_MEMORY;
         }
         memset(pages[l]->data, 0, (size_t)cache->plain->bytes);
+        pages[l]->written = 0;
     }
     sequence->page_count++;
     return ML_OK;
@@ -393,6 +394,12 @@ static void clear_tokens(const ml_cache *cache, ml_page *page, int64_t first, in
     }
 }
 
+/* Tokens [first, last) will be written, or stay zero where a pass leaves out the layer. Most are zero already. */
+static void blank_tokens(const ml_cache *cache, ml_page *page, int64_t first, int64_t last) {
+    if (page->written > first) clear_tokens(cache, page, first, page->written < last ? page->written : last);
+    if (page->written < last) page->written = (int32_t)last;
+}
+
 int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
     const size_t layers = (size_t)cache->layers;
     const int64_t begin = sequence->length, end = begin + count;
@@ -408,9 +415,10 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
         const int64_t last = end - page_begin < ML_PAGE_TOKENS ? end - page_begin : ML_PAGE_TOKENS;
         const int fresh = page == sequence->page_count;
         if (fresh) status = append_pages(cache, sequence);
-        for (size_t l = 0; status == ML_OK && !fresh && l < layers; l++) {
-            status = open_page(cache, sequence, page * layers + l, (int32_t)(token - page_begin));
-            if (status == ML_OK) clear_tokens(cache, sequence->pages[page * layers + l], token - page_begin, last);
+        for (size_t l = 0; status == ML_OK && l < layers; l++) {
+            const size_t slot = page * layers + l;
+            if (!fresh) status = open_page(cache, sequence, slot, (int32_t)(token - page_begin));
+            if (status == ML_OK) blank_tokens(cache, sequence->pages[slot], token - page_begin, last);
         }
         token = page_begin + last;
     }

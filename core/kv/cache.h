@@ -17,6 +17,7 @@ typedef struct ml_page {
     int32_t frozen;          /* tokens from the first on that still are the origin's */
     int32_t queued;          /* works under way that need it where it is (kv/settle.c, kv/lower.c) */
     int32_t layer;
+    int32_t written;        /* of a plain page: tokens from this one on are zero */
     uint8_t *packed;        /* its bytes as the pool has them when it is cold, else NULL */
     struct ml_spill *spill; /* the file that has them, or NULL; a page may be in memory, too, but not changed then */
     int64_t record;         /* where in the file */
