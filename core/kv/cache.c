@@ -39,7 +39,8 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
     int status = ml_pool_create(0, &cache->pool);
     cache->plain = ml_calloc(1, ml_format_size(cache->kv_heads));
     cache->traffic = ml_calloc((size_t)cache->layers * ML_LEVELS, sizeof *cache->traffic);
-    if (status == ML_OK && !(cache->plain && cache->traffic)) status = ML_E_MEMORY;
+    cache->absent_pages = ml_calloc((size_t)cache->layers, sizeof *cache->absent_pages);
+    if (status == ML_OK && !(cache->plain && cache->traffic && cache->absent_pages)) status = ML_E_MEMORY;
     if (status == ML_OK) {
         ml_format_lay_out(cache->plain, dtype, cache->kv_heads, cache->head_dim, 0, NULL, NULL);
         status = ml_pool_size(cache->pool, cache->plain->bytes);
@@ -66,6 +67,7 @@ void ml_cache_free(ml_cache *cache) {
     ml_cache_forget_policy(cache);
     free(cache->plain);
     free(cache->traffic);
+    free(cache->absent_pages);
     free(cache->sequences);
     ml_model_free(cache->model);
     free(cache);

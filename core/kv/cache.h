@@ -92,7 +92,7 @@ struct ml_cache {
     int porter_count;
     size_t porter_bytes;
     ml_stream *stream;     /* or NULL */
-    int64_t absent_pages;  /* that are not in memory */
+    int64_t *absent_pages; /* {layers}, that are not in memory */
     int raised;            /* pages have come back since some were put down for the budget */
     uint64_t tick;         /* of the last pass */
     int64_t evictions;     /* sequences that were given up */

@@ -159,7 +159,7 @@ static void put_down(lowering *w, ml_page *page, const uint8_t *packed, size_t b
     if (page->data) {
         ml_pool_give(cache->pool, page->data, page->format->bytes);
         page->data = NULL;
-        cache->absent_pages++;
+        cache->absent_pages[page->layer]++;
     }
     ml_page_count(cache, page, ml_page_held(page) - before);
     if (ml_page_level(page) == level) return;

@@ -96,7 +96,7 @@ void ml_page_restore(ml_cache *cache, ml_page *page, uint8_t *data) {
     ml_pool_give(cache->pool, page->packed, page->packed_bytes);
     page->packed = NULL;
     page->data = data;
-    cache->absent_pages--;
+    cache->absent_pages[page->layer]--;
     cache->raised = 1;
     ml_page_count(cache, page, ml_page_held(page) - before);
 }
@@ -127,7 +127,7 @@ void ml_page_empty(ml_cache *cache, ml_page *page) {
     ml_stream_halt(cache);
     ml_pool_give(cache->pool, page->data, page->format->bytes);
     ml_pool_give(cache->pool, page->packed, page->packed_bytes);
-    if (!page->data) cache->absent_pages--;
+    if (!page->data) cache->absent_pages[page->layer]--;
     ml_page_forget_copy(page);
     page->data = page->packed = NULL;
 }

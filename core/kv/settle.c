@@ -104,7 +104,11 @@ void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised) {
 
 /* ---- applying it ---- */
 
-enum { ROUND = 64 }; /* pages that are worked on at once: so much more memory is needed for a while */
+enum {
+    ROUND = 64, /* pages that are worked on at once: so much more memory is needed for a while */
+    RUN = 64    /* of a layer that are quantised one after the other: so they lie side by side, and attention needs few
+                   translations of addresses */
+};
 
 typedef struct demotion {
     ml_page *page, *origin; /* origin: has the codes of its frozen tokens, or NULL */
@@ -203,11 +207,13 @@ static void settle_sequence(settle_work *work, ml_sequence *sequence) {
     const int64_t cold = sequence->length - cache->hot_tokens, last = cold > 0 ? cold / ML_PAGE_TOKENS : 0;
     int64_t page = sequence->settled > first ? sequence->settled : first;
     while (page < last) {
-        for (int32_t l = 0; l < cache->layers; l++) {
-            add_page(work, sequence->pages[page * cache->layers + l], cache->goal[l]);
+        const int64_t end = last - page < RUN ? last : page + RUN;
+        for (int64_t i = 0; i < cache->layers * (end - page) && !work->full && !work->interrupted; i++) {
+            const int64_t layer = i / (end - page), at = page + i % (end - page);
+            add_page(work, sequence->pages[at * cache->layers + layer], cache->goal[layer]);
         }
         if (work->full || work->interrupted) break;
-        page++;
+        page = end;
     }
     if (page > sequence->settled) sequence->settled = page;
 }

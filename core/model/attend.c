@@ -432,7 +432,7 @@ typedef struct attend_span {
 /* 1 if a tile of the batch sees a page that is not in memory. */
 static int misses_pages(const ml_attention *work) {
     const ml_cache *cache = work->cache;
-    for (int64_t i = 0; cache->absent_pages > 0 && i < work->tiles; i++) {
+    for (int64_t i = 0; cache->absent_pages[work->layer] > 0 && i < work->tiles; i++) {
         const ml_tile *tile = &work->batch->tiles[i];
         const ml_row *row = &work->batch->row[tile->row];
         const int64_t first = ml_attention_first_seen(work, row->position);
