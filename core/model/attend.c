@@ -209,6 +209,15 @@ static void show_page(const ml_attention *work, const ml_page *page, int32_t hea
     ml_page_show(page->format, page->data, head * work->batch->model->config.kv_heads / work->shape.kv_heads, out);
 }
 
+/* Finds where a page lies before its lines are asked for. A prefetch of an address whose translation is not known waits
+ * for it, as does all behind it; a quantised page is read so fast that it pays to let its translations be looked up all
+ * at once (of attention with 4 bits, 4 %). */
+static void touch_page(const ml_page *page) {
+    enum { STEP = 4096 };
+    const int64_t end = page->format->plain ? STEP : page->format->bytes;
+    for (int64_t at = 0; at < end; at += STEP) __builtin_prefetch(page->data + at);
+}
+
 /* Adds a page to the states of an item, head by head: page by page, memory is read as one stream. `next` is what comes
  * after it. `here` has what all pages have in common, and the ranges of this one; nothing of it is copied, since what
  * was just written in parts is slow to be read as a whole. What is read AHEAD calls later is asked for: a single one
@@ -218,7 +227,7 @@ static void attend_page(const ml_attention *work, attend_item item, const ml_pag
     const ml_kernels *kernels = ml_kernels_get();
     const int prefetch = ml_tuned(ML_TUNING_PREFETCH);
     ml_attend after;
-    __builtin_prefetch(next->data);
+    touch_page(next);
     for (int32_t h = 0; h < item.heads; h++) {
         const int32_t ahead = h + AHEAD;
         const attend_state state =
