@@ -1,5 +1,6 @@
 /* Part of avx512_panel.c: up to FEW columns against 32 rows at a time, which are two sets of 16: four bytes of a
- * column, once in a register, are multiplied with both. */
+ * column, once in a register, are multiplied with both. With up to SOME columns 16 rows are better: memory then is
+ * waited for, and what 32 rows read and fetch ahead is more than the L1 cache holds. */
 #ifndef ML_KERNELS_AVX512_COLUMNS_H
 #define ML_KERNELS_AVX512_COLUMNS_H
 
@@ -14,11 +15,6 @@ static ALWAYS_INLINE __m512i four_bytes(const uint8_t *x) {
 static ALWAYS_INLINE __m512i dot_bytes(__m512i sum, __m512i w, __m512i x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
     return sum;
-}
-
-/* 256 times the sums of the high bytes and those of the low ones. */
-static ALWAYS_INLINE __m512i add_bytes(__m512i high, __m512i high2, __m512i low, __m512i low2) {
-    return _mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(high, high2), 8), _mm512_add_epi32(low, low2));
 }
 
 /* Adds block b of the sets (elements 0 .. 15 and 16 .. 31 as raised bytes, one 32-bit lane a row) and `count` columns

@@ -153,6 +153,7 @@ static VBMI ALWAYS_INLINE void dot_fours_columns(int64_t count, const uint8_t *w
     }
 }
 
+/* What an expert has in a small batch is worth loops without a count: up to SOME columns. */
 static VBMI void dot_fours_some(int64_t count, const uint8_t *w, int64_t stride, int64_t k, int64_t end,
                                 const uint8_t *columns, __m512 sum[]) {
     switch (count) {

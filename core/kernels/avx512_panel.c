@@ -163,20 +163,19 @@ static ALWAYS_INLINE void raised_mxfp4(const uint8_t *at, int64_t stride, quads 
         second->v[g] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes.v[g], 4), low));
     }
 }
-/* 32 bytes at each of two addresses. */
-static ALWAYS_INLINE __m512i halves_load(const uint8_t *a, const uint8_t *b) {
-    const __m256i low = _mm256_loadu_si256((const void *)a), high = _mm256_loadu_si256((const void *)b);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+/* The elements of two rows, raised. */
+static ALWAYS_INLINE __m512i raised_rows(const uint8_t *a, const uint8_t *b) {
+    const __m256i low = _mm256_loadu_si256((const void *)(a + offsetof(ml_block_q8_0, qs)));
+    const __m256i high = _mm256_loadu_si256((const void *)(b + offsetof(ml_block_q8_0, qs)));
+    return _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), _mm512_set1_epi8(-128));
 }
 static ALWAYS_INLINE void raised_q8_0(const uint8_t *at, int64_t stride, quads *first, quads *second) {
-    const __m512i sign = _mm512_set1_epi8(-128);
-    at += offsetof(ml_block_q8_0, qs);
 #pragma GCC unroll 4
     for (int g = 0; g < QUADS; g++) {
-        const __m512i a = halves_load(at + g * stride, at + (4 + g) * stride);
-        const __m512i b = halves_load(at + (8 + g) * stride, at + (12 + g) * stride);
-        first->v[g] = _mm512_xor_si512(_mm512_shuffle_i32x4(a, b, 0x88), sign);
-        second->v[g] = _mm512_xor_si512(_mm512_shuffle_i32x4(a, b, 0xdd), sign);
+        const __m512i a = raised_rows(at + g * stride, at + (4 + g) * stride);
+        const __m512i b = raised_rows(at + (8 + g) * stride, at + (12 + g) * stride);
+        first->v[g] = _mm512_shuffle_i32x4(a, b, 0x88);
+        second->v[g] = _mm512_shuffle_i32x4(a, b, 0xdd);
     }
 }
 
@@ -335,6 +334,11 @@ static ALWAYS_INLINE __m512i dot_four(__m512i a, __m512i w, const uint8_t *x) {
     return a;
 }
 
+/* 256 times the sums of the high bytes and those of the low ones. */
+static ALWAYS_INLINE __m512i add_bytes(__m512i high, __m512i high2, __m512i low, __m512i low2) {
+    return _mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(high, high2), 8), _mm512_add_epi32(low, low2));
+}
+
 /* 16 rows, one 32-bit lane each, against a block of a column; its sum is `sum`. */
 static ALWAYS_INLINE __m512i dot_lanes(const quads *first, const quads *second, const uint8_t *x, int32_t sum) {
     __m512i h = _mm512_setzero_si512(), l = _mm512_set1_epi32(sum), h2 = h, l2 = h;
@@ -345,7 +349,7 @@ static ALWAYS_INLINE __m512i dot_lanes(const quads *first, const quads *second, 
         l = dot_four(l, first->v[d], x + 128 + 4 * d);
         l2 = dot_four(l2, second->v[d], x + 192 + 4 * d);
     }
-    return _mm512_add_epi32(_mm512_slli_epi32(_mm512_add_epi32(h, h2), 8), _mm512_add_epi32(l, l2));
+    return add_bytes(h, h2, l, l2);
 }
 
 static ALWAYS_INLINE int32_t block_sum(const uint8_t *column, int64_t k, int which, int64_t b) {
@@ -413,13 +417,6 @@ enum { EIGHT = 8 };
 static ALWAYS_INLINE __m512i both_halves(const uint8_t *x) {
     const __m128i first = _mm_load_si128((const void *)x), second = _mm_load_si128((const void *)(x + 64));
     return _mm512_broadcast_i64x4(_mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1));
-}
-
-/* The elements of two rows, raised. */
-static ALWAYS_INLINE __m512i raised_rows(const uint8_t *a, const uint8_t *b) {
-    const __m256i low = _mm256_loadu_si256((const void *)(a + offsetof(ml_block_q8_0, qs)));
-    const __m256i high = _mm256_loadu_si256((const void *)(b + offsetof(ml_block_q8_0, qs)));
-    return _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), _mm512_set1_epi8(-128));
 }
 
 /* A block of eight rows against that of a column, one row a lane. */

@@ -227,7 +227,7 @@ static void attend_page(const ml_attention *work, attend_item item, const ml_pag
     const ml_kernels *kernels = ml_kernels_get();
     const int prefetch = ml_tuned(ML_TUNING_PREFETCH);
     ml_attend after;
-    touch_page(next);
+    if (prefetch) touch_page(next);
     for (int32_t h = 0; h < item.heads; h++) {
         const int32_t ahead = h + AHEAD;
         const attend_state state =
