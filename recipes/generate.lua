@@ -37,25 +37,31 @@ function M.next(g)
     return g:finished()
 end
 
+local function read_prompt(g)
+    local bar
+    interrupt.finally(function()
+        g:prepare { progress = function(fed, total)
+            bar = bar or progress.start { label = "reading", total = total, unit = "tokens" }
+            bar:update(fed)
+        end }
+    end, function()
+        if bar then bar:done() end
+    end)
+end
+
 -- Makes tokens until there is a reason to stop; Ctrl-C is one, after which resume() goes on.
 function M.loop(g)
     local live = require "recipes.generate" -- what is saved while the loop runs
-    local bar
     local done = interrupt.catch(function()
-        g:prepare { progress = function(fed, total)
-            if total > 512 then
-                bar = bar or progress.start { label = "reading", total = total, unit = "tokens" }
-                bar:update(fed)
-            end
-        end }
-        if bar then bar:done() end
+        read_prompt(g)
+        if g.write and g.opening then g.write(g.opening) end
+        g.opening = nil
         repeat
             local stop = live.next(g)
             if g.write then g:stream(g.write) end
             g.stop = stop
         until stop
     end)
-    if bar then bar:done() end
     if not done then g.stop = "interrupted" end
     if g.write then g:stream(g.write, true) end
     moonloom.last = g
@@ -85,11 +91,11 @@ local function prompt_of(args, model, session)
     return ids, #ids == #more and text or nil
 end
 
--- Writes to the terminal as it comes, each token tinted by its probability.
+-- Writes to the terminal as it comes: the prompt dimly, each token tinted by its probability.
 local function screen()
     local coloured = terminal.has_colour(1)
     return function(text, token)
-        io.stdout:write(coloured and terminal.tint(text, token.p) or text)
+        io.stdout:write(not coloured and text or token and terminal.tint(text, token.p) or terminal.dim(text))
         io.stdout:flush()
     end
 end
@@ -104,9 +110,7 @@ function M.run(args, door)
     }
     g.streamed = moonloom.interactive or door.command and not door.json and terminal.is_terminal(1)
     if g.streamed then
-        g.write = screen()
-        io.stdout:write(terminal.has_colour(1) and terminal.dim(g.prompt) or g.prompt)
-        io.stdout:flush()
+        g.write, g.opening = screen(), g.prompt -- written when it has been read: the bar needs the line
     end
     M.loop(g)
     if g.streamed then io.stdout:write("\n") end

@@ -1,7 +1,7 @@
 --- A progress bar on standard error, drawn only where that is a terminal.
 --
 --     local bar = progress.start { label = "writing", total = bytes, unit = "B" }
---     bar:update(done)      -- as often as you like; it draws ten times a second at most
+--     bar:update(done)      -- as often as you like; it draws ten times a second at most, what is over at once never
 --     bar:done()
 local ffi = require "ffi"
 local C = require("moonloom.ffi").C
@@ -25,7 +25,7 @@ function M.start(options)
         shown = ffi.C.isatty(2) == 1,
         began = C.ml_time_now(),
     }, Bar)
-    bar.drawn = bar.began - INTERVAL
+    bar.drawn = bar.began
     return bar
 end
 
