@@ -18,7 +18,8 @@ const char *ml_spill_path(const ml_spill *spill);
 int64_t ml_spill_bytes(const ml_spill *spill);
 /* Writes a record; *offset receives its place, *hash its checksum. ML_E_IO with a sentence: nothing changed. */
 int ml_spill_write(ml_spill *spill, const uint8_t *data, size_t bytes, int64_t *offset, uint64_t *hash);
-/* Reads it back; any thread. ML_E_IO if it cannot be read or is not what was written. */
+/* Reads it back; any thread. ML_E_IO if it cannot be read or is not what was written: so the file is read and not
+ * mapped, where a disk that fails would end the process. */
 int ml_spill_read(const ml_spill *spill, int64_t offset, size_t bytes, uint64_t hash, uint8_t *out);
 /* Frees the place of a record. */
 void ml_spill_forget(ml_spill *spill, int64_t offset, size_t bytes);
