@@ -50,11 +50,12 @@ static void quantize_queries(void *arg, int64_t begin, int64_t end, int thread) 
  * chunks, and which rows form a tile and which heads a block, changes nothing in the result. */
 
 enum {
-    CHUNK = 512,        /* tokens */
+    CHUNK = 1024,       /* tokens */
+    PIECE = 512,        /* tokens of a chunk that pass through the staging areas at once, see streaming */
     TILE_QUERIES = 128, /* that a page is read for: enough that it is read seldom, few enough for the caches */
     SHARE_BELOW = 64,   /* with fewer (tile, head) pairs than this, threads share chunks */
     PART_ROWS = 512,    /* partial results of rows that there is room for */
-    THREAD_ITEMS = 8,   /* that a thread has at least: so many that all threads end at about the same time */
+    THREAD_ITEMS = 16,  /* that a thread has at least: so many that all threads end at about the same time */
     AHEAD = 2,          /* calls of a kernel: where what it asks for meanwhile is read */
     FAR = 8             /* pages: where a descriptor that is asked for is read */
 };
@@ -257,51 +258,80 @@ static void ask_page(const ml_attention *work, const ml_sequence *sequence, int6
     if (farther < end) __builtin_prefetch(ml_cache_place(work->cache, sequence, work->layer, farther));
 }
 
-/* The tokens of one chunk to `states`, one a head. */
-static void attend_chunk(const ml_attention *work, attend_item item, int64_t chunk, const float *q,
-                         const attend_scratch *s, float *states) {
+/* What an item reads of the cache, each token for each row that sees it; and pages by the level that they lie at. */
+typedef struct attend_reads {
+    int64_t bytes, hits[ML_LEVELS];
+} attend_reads;
+
+/* Once for all items of a tile and its pages. */
+static void count_reads(const ml_attention *work, const attend_reads *reads) {
+    ml_traffic *traffic = ml_cache_traffic(work->cache, work->layer, 0);
+    __atomic_fetch_add(&work->batch->work.cache_bytes, reads->bytes, __ATOMIC_RELAXED);
+    for (int level = 0; level < ML_LEVELS; level++) {
+        if (reads->hits[level]) __atomic_fetch_add(&traffic[level].hits, reads->hits[level], __ATOMIC_RELAXED);
+    }
+}
+
+/* Adds the tokens [begin, end) to `states`, one a head; at most a chunk. */
+static void attend_tokens(const ml_attention *work, attend_item item, int64_t begin, int64_t end, const float *q,
+                          const attend_scratch *s, float *states) {
     const ml_cache *cache = work->cache;
     const ml_config *c = &work->shape;
     const ml_row *row = &work->batch->row[item.tile->row];
     const ml_sequence *sequence = &cache->sequences[row->sequence];
     const int64_t rows = item.tile->rows, seen = ml_attention_first_seen(work, row->position),
-                  end = row->position + rows;
-    const int64_t last = (chunk + 1) * CHUNK < end ? (chunk + 1) * CHUNK : end;
-    const int64_t first = (seen > chunk * CHUNK ? seen : chunk * CHUNK) / ML_PAGE_TOKENS;
+                  after = row->position + rows;
+    const int64_t last = end < after ? end : after, first = (seen > begin ? seen : begin) / ML_PAGE_TOKENS;
     const int64_t pages = (last - 1) / ML_PAGE_TOKENS + 1 - first;
     const ml_page *page[CHUNK / ML_PAGE_TOKENS + 1]; /* all found together, so that the misses overlap */
     for (int64_t p = 0; p < pages; p++) {
         page[p] = ml_cache_page(cache, sequence, work->layer, (first + p) * ML_PAGE_TOKENS);
         __builtin_prefetch(page[p]);
     }
-    page[pages] = last < end ? ml_cache_page(cache, sequence, work->layer, last) : page[pages - 1];
+    page[pages] = last < after ? ml_cache_page(cache, sequence, work->layer, last) : page[pages - 1];
     if (!page[pages]->data) page[pages] = page[pages - 1]; /* the span ends here */
+    attend_reads reads = {0};
     ml_attend here = {.rows = rows, .group = group_of(c), .head_dim = c->head_dim};
     here.from = s->from;
     here.to = s->to;
     here.area = s->area;
-    for (int32_t h = 0; h < item.heads; h++) state_begin(c, rows, states + h * state_floats(c, rows));
     for (int64_t p = 0; p < pages; p++) {
         const int64_t t = (first + p) * ML_PAGE_TOKENS;
-        ask_page(work, sequence, t, end);
+        ask_page(work, sequence, t, after);
+        int64_t tokens = 0;
         for (int64_t r = 0; r < rows; r++) {
             s->from[r] = (int32_t)clamp(ml_attention_first_seen(work, row->position + r) - t, ML_PAGE_TOKENS);
             s->to[r] = (int32_t)clamp(row->position + r + 1 - t, ML_PAGE_TOKENS);
+            if (s->to[r] > s->from[r]) tokens += s->to[r] - s->from[r];
         }
         attend_page(work, item, page[p], page[p + 1], q, &here, states);
+        reads.bytes += tokens * page[p]->format->bytes / ML_PAGE_TOKENS;
+        reads.hits[ml_page_level(page[p])]++;
+    }
+    if (item.head == 0) count_reads(work, &reads);
+}
+
+static void begin_states(const ml_attention *work, attend_item item, float *states) {
+    const ml_config *c = &work->shape;
+    for (int32_t h = 0; h < item.heads; h++) {
+        state_begin(c, item.tile->rows, states + h * state_floats(c, item.tile->rows));
     }
 }
 
-/* The same to `totals`, by way of s->state. */
-static void add_chunk(const ml_attention *work, attend_item item, int64_t chunk, const float *q,
-                      const attend_scratch *s, float *totals) {
+/* Adds the states of a chunk, one a head, to those of all chunks before. */
+static void merge_states(const ml_attention *work, attend_item item, float *totals, float *states) {
     const ml_config *c = &work->shape;
-    const int64_t rows = item.tile->rows;
-    attend_chunk(work, item, chunk, q, s, s->state);
+    const int64_t rows = item.tile->rows, floats = state_floats(c, rows);
     for (int32_t h = 0; h < item.heads; h++) {
-        const int64_t at = h * state_floats(c, rows);
-        state_merge(state_of(c, rows, totals + at), state_of(c, rows, s->state + at), c->head_dim);
+        state_merge(state_of(c, rows, totals + h * floats), state_of(c, rows, states + h * floats), c->head_dim);
     }
+}
+
+/* The states of one chunk. */
+static void attend_chunk(const ml_attention *work, attend_item item, int64_t chunk, const float *q,
+                         const attend_scratch *s, float *states) {
+    begin_states(work, item, states);
+    attend_tokens(work, item, chunk * CHUNK, (chunk + 1) * CHUNK, q, s, states);
 }
 
 /* Items are (block of heads, tile), the tiles that see most first. */
@@ -314,9 +344,10 @@ static void attend_tiles(void *arg, int64_t begin, int64_t end, int thread) {
         const attend_item item = item_of(work, tile, i / work->tiles);
         const int64_t floats = state_floats(c, tile->rows);
         const float *q = gather_queries(work, item, s.q);
-        for (int32_t h = 0; h < item.heads; h++) state_begin(c, tile->rows, s.total + h * floats);
+        begin_states(work, item, s.total);
         for (int64_t chunk = tile->chunk; chunk < tile->chunk + tile->chunks; chunk++) {
-            add_chunk(work, item, chunk, q, &s, s.total);
+            attend_chunk(work, item, chunk, q, &s, s.state);
+            merge_states(work, item, s.total, s.state);
         }
         for (int32_t h = 0; h < item.heads; h++) {
             finish_tile(work, tile, item.head + h, state_of(c, tile->rows, s.total + h * floats));
@@ -425,17 +456,18 @@ static void attend_batch(ml_attention *work) {
 /* ---- streaming: where pages are not in memory, spans of them pass through, unpacked while the span before is read
  * ----
  *
- * The states of the rows wait in batch->totals from span to span; chunks are summed in the same order as ever. */
+ * A span is some pieces of chunks. The states of the rows wait in batch->totals from span to span: those of all chunks
+ * before, and those of the chunk that the span may end within. All is summed in the same order as ever. */
 
-/* Tiles of one sequence, one after the other, and the chunks that they see. */
+/* Tiles of one sequence, one after the other, and the pieces that they see. */
 typedef struct attend_group {
-    int64_t tile, tiles, chunk, end;
+    int64_t tile, tiles, piece, end;
 } attend_group;
 
 typedef struct attend_span {
     const ml_attention *work;
     attend_group group;
-    int64_t chunk, end;
+    int64_t piece, end;
 } attend_span;
 
 /* 1 if a tile of the batch sees a page that is not in memory. */
@@ -452,26 +484,44 @@ static int misses_pages(const ml_attention *work) {
     return 0;
 }
 
-static attend_state total_of(const ml_attention *work, const ml_tile *tile, int64_t head) {
+/* What waits of a tile and its heads from `head` on: the states of all chunks before (0), of the one under way (1). */
+static float *waiting(const ml_attention *work, const ml_tile *tile, int64_t head, int which) {
     const ml_config *c = &work->shape;
-    float *area = work->batch->totals + state_floats(c, tile->row) * c->kv_heads + head * state_floats(c, tile->rows);
-    return state_of(c, tile->rows, area);
+    return work->batch->totals + state_floats(c, which * work->batch->active_rows + tile->row) * c->kv_heads +
+           head * state_floats(c, tile->rows);
 }
 
-static int begin_totals(const ml_attention *work) {
+static int begin_waiting(const ml_attention *work) {
     ml_batch *b = work->batch;
     const ml_config *c = &work->shape;
-    const size_t before = b->totals_capacity;
+    const size_t before = b->totals_capacity, wanted = (size_t)(2 * state_floats(c, b->active_rows) * c->kv_heads);
     void *block = b->totals;
-    int status =
-        ml_grow(&block, &b->totals_capacity, (size_t)(state_floats(c, b->active_rows) * c->kv_heads), sizeof(float));
+    int status = ml_grow(&block, &b->totals_capacity, wanted, sizeof(float));
     b->totals = block;
     ml_memory_note(ML_MEMORY_ACTIVATIONS, (int64_t)((b->totals_capacity - before) * sizeof(float)));
-    for (int64_t i = 0; status == ML_OK && i < work->tiles * c->kv_heads; i++) {
-        const ml_tile *tile = &b->tiles[i / c->kv_heads];
-        state_begin(c, tile->rows, total_of(work, tile, i % c->kv_heads).acc);
+    for (int64_t i = 0; status == ML_OK && i < work->tiles; i++) {
+        begin_states(work, (attend_item){&b->tiles[i], 0, c->kv_heads}, waiting(work, &b->tiles[i], 0, 0));
     }
     return status;
+}
+
+/* The first piece that a tile sees, and the one after its last. */
+static int64_t first_piece(const ml_attention *work, const ml_tile *tile) {
+    return ml_attention_first_seen(work, work->batch->row[tile->row].position) / PIECE;
+}
+static int64_t end_piece(const ml_attention *work, const ml_tile *tile) {
+    return (work->batch->row[tile->row].position + tile->rows - 1) / PIECE + 1;
+}
+
+static void add_piece(const ml_attention *work, attend_item item, int64_t piece, const float *q,
+                      const attend_scratch *s) {
+    enum { PIECES = CHUNK / PIECE };
+    float *states = waiting(work, item.tile, item.head, 1);
+    if (piece % PIECES == 0 || piece == first_piece(work, item.tile)) begin_states(work, item, states);
+    attend_tokens(work, item, piece * PIECE, (piece + 1) * PIECE, q, s, states);
+    if ((piece + 1) % PIECES == 0 || piece + 1 == end_piece(work, item.tile)) {
+        merge_states(work, item, waiting(work, item.tile, item.head, 0), states);
+    }
 }
 
 /* Items are (block of heads, tile of the group). */
@@ -483,10 +533,9 @@ static void attend_span_tiles(void *arg, int64_t begin, int64_t end, int thread)
         const ml_tile *tile = &work->batch->tiles[span->group.tile + span->group.tiles - 1 - i % span->group.tiles];
         const attend_item item = item_of(work, tile, i / span->group.tiles);
         const float *q = gather_queries(work, item, s.q);
-        const int64_t last = tile->chunk + tile->chunks;
-        for (int64_t chunk = tile->chunk > span->chunk ? tile->chunk : span->chunk; chunk < span->end && chunk < last;
-             chunk++) {
-            add_chunk(work, item, chunk, q, &s, total_of(work, tile, item.head).acc);
+        const int64_t first = first_piece(work, tile), last = end_piece(work, tile);
+        for (int64_t piece = first > span->piece ? first : span->piece; piece < span->end && piece < last; piece++) {
+            add_piece(work, item, piece, q, &s);
         }
     }
 }
@@ -498,7 +547,7 @@ static void finish_tiles(void *arg, int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; i++) {
         const ml_tile *tile = &work->batch->tiles[i % work->tiles];
         const int32_t head = (int32_t)(i / work->tiles);
-        finish_tile(work, tile, head, total_of(work, tile, head));
+        finish_tile(work, tile, head, state_of(&work->shape, tile->rows, waiting(work, tile, head, 0)));
     }
 }
 
@@ -508,24 +557,23 @@ static attend_group group_at(const ml_attention *work, int64_t tile) {
     attend_group group = {.tile = tile};
     for (; tile < work->tiles && b->row[b->tiles[tile].row].sequence == b->row[b->tiles[group.tile].row].sequence;
          tile++) {
-        const ml_tile *t = &b->tiles[tile];
-        if (group.tiles++ == 0) group.chunk = t->chunk;
-        group.end = t->chunk + t->chunks;
+        if (group.tiles++ == 0) group.piece = first_piece(work, &b->tiles[tile]);
+        group.end = end_piece(work, &b->tiles[tile]);
     }
     return group;
 }
 
-/* Pages of the chunks from `chunk` on that one span holds. */
-static ml_span pages_of(const ml_attention *work, const attend_group *group, int32_t layer, int64_t chunk) {
+/* Pages of the pieces from `piece` on that one span holds. */
+static ml_span pages_of(const ml_attention *work, const attend_group *group, int32_t layer, int64_t piece) {
     if (group->tiles == 0) return (ml_span){0};
     const ml_batch *b = work->batch;
     const ml_tile *last = &b->tiles[group->tile + group->tiles - 1];
     const int64_t most = (b->row[last->row].position + last->rows - 1) / ML_PAGE_TOKENS + 1,
-                  end = chunk * CHUNK / ML_PAGE_TOKENS + ml_stream_pages(work->cache);
-    /* A chunk may begin before the window: those pages are not read. */
+                  end = piece * PIECE / ML_PAGE_TOKENS + ml_stream_pages(work->cache);
+    /* A piece may begin before the window: those pages are not read. */
     const ml_attention there = {.cache = work->cache, .batch = work->batch, .layer = layer};
     const int64_t seen = ml_attention_first_seen(&there, b->row[b->tiles[group->tile].row].position) / ML_PAGE_TOKENS,
-                  first = chunk * CHUNK / ML_PAGE_TOKENS;
+                  first = piece * PIECE / ML_PAGE_TOKENS;
     return (ml_span){layer, b->row[last->row].sequence, first > seen ? first : seen, end < most ? end : most};
 }
 
@@ -534,24 +582,24 @@ static ml_span next_layer(const ml_attention *work, const attend_group *group) {
     const ml_attention next = {.cache = work->cache, .batch = work->batch, .layer = work->layer + 1};
     if (next.layer == work->batch->model->config.layers) return (ml_span){0};
     const int64_t seen = ml_attention_first_seen(&next, work->batch->row[0].position);
-    return pages_of(work, group, next.layer, seen / CHUNK);
+    return pages_of(work, group, next.layer, seen / PIECE);
 }
 
 static int attend_streamed(ml_attention *work) {
-    const int64_t heads = work->shape.kv_heads, step = ml_stream_pages(work->cache) * ML_PAGE_TOKENS / CHUNK;
+    const int64_t heads = work->shape.kv_heads, step = ml_stream_pages(work->cache) * ML_PAGE_TOKENS / PIECE;
     const attend_group first = group_at(work, 0);
-    int status = begin_totals(work);
+    int status = begin_waiting(work);
     attend_group group = first, after;
     for (; status == ML_OK && group.tiles > 0; group = after) {
         after = group_at(work, group.tile + group.tiles);
-        for (int64_t chunk = group.chunk; status == ML_OK && chunk < group.end; chunk += step) {
-            const ml_span now = pages_of(work, &group, work->layer, chunk);
-            const ml_span next = chunk + step < group.end ? pages_of(work, &group, work->layer, chunk + step)
-                                 : after.tiles > 0        ? pages_of(work, &after, work->layer, after.chunk)
+        for (int64_t piece = group.piece; status == ML_OK && piece < group.end; piece += step) {
+            const ml_span now = pages_of(work, &group, work->layer, piece);
+            const ml_span next = piece + step < group.end ? pages_of(work, &group, work->layer, piece + step)
+                                 : after.tiles > 0        ? pages_of(work, &after, work->layer, after.piece)
                                                           : next_layer(work, &first);
             status = ml_stream_take(work->cache, &now, &next);
             if (status != ML_OK) break;
-            attend_span span = {work, group, chunk, chunk + step};
+            attend_span span = {work, group, piece, piece + step};
             choose_block(work, 1, group.tiles);
             ml_parallel(group.tiles * work->blocks, 1, attend_span_tiles, &span);
             ml_stream_done(work->cache);

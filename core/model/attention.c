@@ -33,33 +33,8 @@ static void add_rows(void *arg, int64_t begin, int64_t end, int thread) {
     ml_kernels_get()->axpy(1, b->normed + begin * d, b->residual + begin * d, (end - begin) * d);
 }
 
-/* Bytes a token of what a row that sees `seen` tokens reads: of all its pages, the last included. */
-static double bytes_per_token(const ml_attention *work, const ml_row *row, int64_t seen) {
-    const ml_cache *cache = work->cache;
-    if (cache->warm_pages == 0) return (double)cache->plain->bytes / ML_PAGE_TOKENS;
-    const int64_t first = (row->position + 1 - seen) / ML_PAGE_TOKENS, last = row->position / ML_PAGE_TOKENS;
-    double bytes = 0;
-    for (int64_t page = first; page <= last; page++) {
-        bytes += (double)ml_cache_page(cache, &cache->sequences[row->sequence], work->layer, page * ML_PAGE_TOKENS)
-                     ->format->bytes;
-    }
-    return bytes / (double)((last + 1 - first) * ML_PAGE_TOKENS);
-}
-
-/* Counts where the pages that a tile reads lie. */
-static void count_hits(const ml_attention *work, const ml_tile *tile) {
-    const ml_cache *cache = work->cache;
-    const ml_row *row = &work->batch->row[tile->row];
-    const int64_t first = ml_attention_first_seen(work, row->position) / ML_PAGE_TOKENS,
-                  last = (row->position + tile->rows - 1) / ML_PAGE_TOKENS;
-    ml_traffic *traffic = ml_cache_traffic(cache, work->layer, 0);
-    for (int64_t page = first; page <= last; page++) {
-        const ml_sequence *sequence = &cache->sequences[row->sequence];
-        traffic[ml_page_level(ml_cache_page(cache, sequence, work->layer, page * ML_PAGE_TOKENS))].hits++;
-    }
-}
-
-/* What the attention of this layer reads and multiplies. */
+/* What the attention of this layer multiplies, and the weights that it reads; its pages are counted as they are read.
+ */
 static void count_attention(const ml_attention *work) {
     ml_batch *b = work->batch;
     const ml_config *c = &b->model->config;
@@ -68,16 +43,9 @@ static void count_attention(const ml_attention *work) {
     ml_batch_count(b, &w->attn_k, b->active_rows);
     ml_batch_count(b, &w->attn_v, b->active_rows);
     ml_batch_count(b, &w->attn_output, b->active_rows);
-    for (int64_t i = 0; i < work->tiles; i++) {
-        const ml_tile *tile = &b->tiles[i];
-        count_hits(work, tile);
-        double bytes = 0; /* a token, by the first row of the tile */
-        for (int64_t r = tile->row; r < tile->row + tile->rows; r++) {
-            const int64_t seen = b->row[r].position + 1 - ml_attention_first_seen(work, b->row[r].position);
-            if (bytes == 0) bytes = bytes_per_token(work, &b->row[r], seen);
-            b->work.cache_bytes += (int64_t)((double)seen * bytes);
-            b->work.operations += 4.0 * (double)seen * c->heads * c->head_dim;
-        }
+    for (int64_t r = 0; r < b->active_rows; r++) {
+        const int64_t seen = b->row[r].position + 1 - ml_attention_first_seen(work, b->row[r].position);
+        b->work.operations += 4.0 * (double)seen * c->heads * c->head_dim;
     }
 }
 
