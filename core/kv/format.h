@@ -53,6 +53,10 @@ static inline size_t ml_format_element(const ml_format *format) {
     return !format->plain ? 1 : format->dtype == ML_F32 ? 4 : 2;
 }
 
+/* Where the keys (values = 0) or values (1) of a KV head lie in a page. */
+static inline const uint8_t *ml_page_side(const ml_format *format, const uint8_t *page, int32_t head, int values) {
+    return page + format->sides[values * format->kv_heads + head].offset;
+}
 /* Puts KV head `head` of a page into what the attend kernel reads: keys, values, dtype, bits and units. */
 void ml_page_show(const ml_format *format, const uint8_t *page, int32_t head, ml_attend *work);
 

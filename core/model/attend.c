@@ -205,9 +205,10 @@ static int reads_warm(const ml_attention *work) {
     return 0;
 }
 
-/* Puts a KV head of a page into what the kernel reads. */
-static void show_page(const ml_attention *work, const ml_page *page, int32_t head, ml_attend *out) {
-    ml_page_show(page->format, page->data, head * work->batch->model->config.kv_heads / work->shape.kv_heads, out);
+/* The KV head of the pages that one of `shape` reads. */
+static int32_t page_head(const ml_attention *work, int32_t head) {
+    const int32_t heads = work->shape.kv_heads, stored = work->batch->model->config.kv_heads;
+    return heads == stored ? head : head / (heads / stored);
 }
 
 /* Finds where a page lies before its lines are asked for. A prefetch of an address whose translation is not known waits
@@ -219,6 +220,15 @@ static void touch_page(const ml_page *page) {
     for (int64_t at = 0; at < end; at += STEP) __builtin_prefetch(page->data + at);
 }
 
+/* Lets a kernel ask for what it reads in the item's call number `call` of this page, or of the next. */
+static void ask_call(const ml_attention *work, attend_item item, int32_t call, const ml_page *page, const ml_page *next,
+                     ml_attend *here) {
+    for (; call >= item.heads; call -= item.heads) page = next;
+    const int32_t head = page_head(work, item.head + call);
+    here->next_keys = ml_page_side(page->format, page->data, head, 0);
+    here->next_values = ml_page_side(page->format, page->data, head, 1);
+}
+
 /* Adds a page to the states of an item, head by head: page by page, memory is read as one stream. `next` is what comes
  * after it. `here` has what all pages have in common, and the ranges of this one; nothing of it is copied, since what
  * was just written in parts is slow to be read as a whole. What is read AHEAD calls later is asked for: a single one
@@ -227,16 +237,14 @@ static void attend_page(const ml_attention *work, attend_item item, const ml_pag
                         const float *q, ml_attend *here, float *states) {
     const ml_kernels *kernels = ml_kernels_get();
     const int prefetch = ml_tuned(ML_TUNING_PREFETCH);
-    ml_attend after;
     if (prefetch) touch_page(next);
     for (int32_t h = 0; h < item.heads; h++) {
-        const int32_t ahead = h + AHEAD;
         const attend_state state =
             state_of(&work->shape, here->rows, states + h * state_floats(&work->shape, here->rows));
-        show_page(work, page, item.head + h, here);
-        show_page(work, ahead < item.heads ? page : next, item.head + ahead % item.heads, &after);
-        here->next_keys = prefetch ? after.keys : here->keys;
-        here->next_values = prefetch ? after.values : here->values;
+        ml_page_show(page->format, page->data, page_head(work, item.head + h), here);
+        here->next_keys = here->keys;
+        here->next_values = here->values;
+        if (prefetch) ask_call(work, item, h + AHEAD, page, next, here);
         here->q = q + h * state.queries * here->head_dim;
         here->whole = whole_queries(work, item.tile->row, item.head + h);
         here->top = state.top;
