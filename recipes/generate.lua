@@ -38,15 +38,13 @@ function M.next(g)
 end
 
 local function read_prompt(g)
-    local bar
+    local bar = progress.start { label = "reading", total = #g.all, unit = "tokens" }
     interrupt.finally(function()
         g:prepare { progress = function(fed, total)
-            bar = bar or progress.start { label = "reading", total = total, unit = "tokens" }
+            bar.total = total -- what the session has of it already is not read again
             bar:update(fed)
         end }
-    end, function()
-        if bar then bar:done() end
-    end)
+    end, function() bar:done() end)
 end
 
 -- Makes tokens until there is a reason to stop; Ctrl-C is one, after which resume() goes on.
