@@ -52,7 +52,7 @@ function M.loop(g)
     local live = require "recipes.generate" -- what is saved while the loop runs
     local done = interrupt.catch(function()
         read_prompt(g)
-        if g.write and g.opening then g.write(g.opening) end
+        if g.opening then g.write(g.opening) end
         g.opening = nil
         repeat
             local stop = live.next(g)

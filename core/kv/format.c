@@ -55,8 +55,8 @@ void ml_page_show(const ml_format *format, const uint8_t *page, int32_t head, ml
     const ml_side *key = &format->sides[head], *value = key + format->kv_heads;
     const float *units = (const float *)(const void *)page;
     work->dtype = format->dtype;
-    work->keys = page + key->offset;
-    work->values = page + value->offset;
+    work->keys = ml_page_side(format, page, head, 0);
+    work->values = ml_page_side(format, page, head, 1);
     work->key_bits = key->bits;
     work->value_bits = value->bits;
     work->key_unit = format->plain ? 1 : units[head];

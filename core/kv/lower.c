@@ -13,8 +13,7 @@
 #include <string.h>
 
 enum {
-    ROUND = 16,     /* pages that are packed at once */
-    PIECE_PAGES = 8 /* of what attention reads at a time (PIECE in model/attend.c) */
+    ROUND = 16 /* pages that are packed at once */
 };
 
 /* ---- the places ---- */
@@ -42,7 +41,7 @@ static int set_places(ml_cache *cache, const ml_places *places, ml_spill *spill)
     cache->places.spill = NULL;
     cache->shrinks = cache->shrinks || resized;
     int status = ml_pool_budget(cache->pool, places->memory);
-    return status == ML_OK && resized ? ml_stream_open(cache, PIECE_PAGES) : status;
+    return status == ML_OK && resized ? ml_stream_open(cache, ML_PIECE_PAGES) : status;
 }
 
 int ml_cache_places(ml_cache *cache, const ml_places *places) {

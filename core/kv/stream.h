@@ -14,6 +14,9 @@ typedef struct ml_span {
     int64_t first, end; /* pages; an empty span is none */
 } ml_span;
 
+/* Pages that attention reads at a time: spans are some of these. */
+enum { ML_PIECE_PAGES = 8 };
+
 /* Pages of a span at most. */
 int64_t ml_stream_pages(const ml_cache *cache);
 /* Takes staging areas out of the pool, as the budget says: at least one span of `least` pages fits. */

@@ -7,8 +7,8 @@
 #include "base/tuning.h"
 #include "kernels/kernels.h"
 #include "kv/stream.h"
+#include "model/attend_state.h"
 
-#include <math.h>
 #include <string.h>
 
 /* Floats of the queries of a row that share a KV head. */
@@ -50,8 +50,8 @@ static void quantize_queries(void *arg, int64_t begin, int64_t end, int thread) 
  * chunks, and which rows form a tile and which heads a block, changes nothing in the result. */
 
 enum {
-    CHUNK = 1024,       /* tokens */
-    PIECE = 512,        /* tokens of a chunk that pass through the staging areas at once, see streaming */
+    CHUNK = 1024,                            /* tokens */
+    PIECE = ML_PIECE_PAGES * ML_PAGE_TOKENS, /* tokens of a chunk that are streamed at once */
     TILE_QUERIES = 128, /* that a page is read for: enough that it is read seldom, few enough for the caches */
     SHARE_BELOW = 64,   /* with fewer (tile, head) pairs than this, threads share chunks */
     PART_ROWS = 512,    /* partial results of rows that there is room for */
@@ -71,22 +71,8 @@ static attend_item item_of(const ml_attention *work, const ml_tile *tile, int64_
     return (attend_item){tile, head, left < work->block ? left : work->block};
 }
 
-/* Online softmax of `queries` queries of a KV head: running maximum, sum of exp(score - top), values weighted so. */
-typedef struct attend_state {
-    int64_t queries;
-    float *acc, *top, *sum; /* {queries, head_dim}, {queries}, {queries} */
-} attend_state;
-
-static int64_t group_of(const ml_config *c) {
-    return c->heads / c->kv_heads;
-}
-
 static int64_t tile_rows(const ml_config *c) {
     return group_of(c) < TILE_QUERIES ? TILE_QUERIES / group_of(c) : 1;
-}
-
-static int64_t state_floats(const ml_config *c, int64_t rows) {
-    return rows * group_of(c) * (c->head_dim + 2);
 }
 
 int64_t ml_attention_parts(const ml_config *c) {
@@ -121,47 +107,6 @@ static attend_scratch scratch_of(const ml_attention *work, int thread) {
     s.from = (int32_t *)(void *)(s.total + state_floats(c, tile_rows(c)));
     s.to = s.from + tile_rows(c);
     return s;
-}
-
-/* The state of `rows` rows that lies in `area`. */
-static attend_state state_of(const ml_config *c, int64_t rows, float *area) {
-    const int64_t queries = rows * group_of(c), n = queries * c->head_dim;
-    return (attend_state){queries, area, area + n, area + n + queries};
-}
-
-/* An empty one there. */
-static attend_state state_begin(const ml_config *c, int64_t rows, float *area) {
-    const attend_state state = state_of(c, rows, area);
-    memset(area, 0, (size_t)state_floats(c, rows) * sizeof *area);
-    for (int64_t i = 0; i < state.queries; i++) state.top[i] = -INFINITY;
-    return state;
-}
-
-/* Adds the tokens of `part`, which come after those of `total`. */
-static void state_merge(attend_state total, attend_state part, int64_t head_dim) {
-    for (int64_t i = 0; i < total.queries; i++) {
-        if (part.top[i] == -INFINITY) continue; /* it saw none */
-        const float top = fmaxf(total.top[i], part.top[i]);
-        const float old = total.top[i] < top ? expf(total.top[i] - top) : 1;
-        const float new = part.top[i] < top ? expf(part.top[i] - top) : 1;
-        float *acc = total.acc + i * head_dim;
-        const float *more = part.acc + i * head_dim;
-        for (int64_t j = 0; j < head_dim; j++) acc[j] = acc[j] * old + more[j] * new;
-        total.sum[i] = total.sum[i] * old + part.sum[i] * new;
-        total.top[i] = top;
-    }
-}
-
-/* The sink joins the softmax as a key without a value; then the weighted values are divided by the whole sum. */
-static void finish_query(const float *acc, int64_t n, float top, float sum, const float *sink, float *out) {
-    float scale = 1;
-    if (sink) {
-        const float highest = fmaxf(top, *sink);
-        scale = expf(top - highest);
-        sum = sum * scale + expf(*sink - highest);
-    }
-    scale /= sum;
-    for (int64_t i = 0; i < n; i++) out[i] = acc[i] * scale;
 }
 
 static void finish_tile(const ml_attention *work, const ml_tile *tile, int32_t head, attend_state total) {
