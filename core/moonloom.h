@@ -69,7 +69,8 @@ enum {
     ML_MEMORY_ACTIVATIONS = 3, /* of all batches */
     ML_MEMORY_LOGITS = 4,      /* of all batches */
     ML_MEMORY_SCRATCH = 5,     /* of all threads */
-    ML_MEMORY_PURPOSES = 6
+    ML_MEMORY_SKETCH = 6,      /* of all models: see ML_WANT_BEST */
+    ML_MEMORY_PURPOSES = 7
 };
 /* Bytes that this process holds for a purpose (ML_MEMORY_...), and the most it ever held. */
 int ml_memory_use(int purpose, int64_t *bytes, int64_t *peak);
@@ -734,7 +735,8 @@ enum {
     ML_VIEW_ROUTER_LOGITS = 1,  /* f32 {R, experts}: after ml_forward_router() */
     ML_VIEW_EXPERT_IDS = 2,     /* i32 {R, experts_used}: best first; may be changed before the experts run */
     ML_VIEW_EXPERT_WEIGHTS = 3, /* f32 {R, experts_used}: softmax over the chosen; may be changed likewise */
-    ML_VIEW_LOGITS = 4          /* f32 {rows that want logits, vocabulary}: after ml_forward_head() */
+    ML_VIEW_LOGITS = 4          /* f32 {rows that want something, vocabulary}: after ml_forward_head(), if one of them
+                                 * wants logits */
 };
 
 /* Creates a batch of at most `capacity` rows (1..65536), with the activations of a forward pass. */
@@ -744,16 +746,24 @@ void ml_batch_free(ml_batch *batch);
 void ml_batch_clear(ml_batch *batch);
 /* Number of rows. */
 int64_t ml_batch_rows(const ml_batch *batch);
-/* Adds a row: `token` at `position` of `sequence`. Rows of one sequence must come in order and start at its
- * length; rows of different sequences may be mixed in any order. Logits are computed for rows that want
- * them. */
-int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want_logits);
+/* What a row wants of the head. ML_WANT_BEST: the token with the largest logit and that logit alone, the same to the bit
+ * as among all. If no row of a pass wants all logits, they are found by a sketch of the head in 4 bits, which its model
+ * makes at the first such pass (ML_MEMORY_SKETCH): rows that cannot hold the largest are not read. The sketch is random
+ * (core/model/sketch.h), so that this misses the best with a probability below 2^-50 a token. */
+enum { ML_WANT_NOTHING = 0, ML_WANT_LOGITS = 1, ML_WANT_BEST = 2 };
+
+/* Adds a row: `token` at `position` of `sequence`, which wants ML_WANT_... Rows of one sequence must come in order and
+ * start at its length; rows of different sequences may be mixed in any order. */
+int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want);
 /* A view of the run state (ML_VIEW_...) without a copy; free it with ml_tensor_free(). It shows the rows of
  * the last ml_forward_embed(). */
 int ml_batch_tensor(ml_batch *batch, int view, ml_tensor **out);
 /* Logits of row `row` after ml_forward_head(): `vocabulary` floats owned by the batch, until its next
  * forward. ML_E_ARGUMENT if the row did not ask for logits. */
 int ml_batch_logits(ml_batch *batch, int64_t row, const float **out);
+/* The token with the largest logit of row `row` (ties: the lowest) after ml_forward_head(). ML_E_ARGUMENT if the row
+ * did not ask for the best. */
+int ml_batch_best(const ml_batch *batch, int64_t row, int32_t *id, float *logit);
 
 /* The whole forward pass: embed, every layer, head, commit. On any failure the sequences are as before. */
 int ml_forward(ml_cache *cache, ml_batch *batch);

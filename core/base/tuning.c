@@ -30,6 +30,7 @@ static const struct {
     [ML_TUNING_STEAL] = {"steal", "threads that are done help the others; off: they wait"},
     [ML_TUNING_SPIN] = {"spin", "threads spin for a while before they sleep; off: they sleep at once"},
     [ML_TUNING_HUGE] = {"huge", "huge pages under caches and activations; off: none under new ones"},
+    [ML_TUNING_SKETCH] = {"sketch", "best tokens are found by a sketch of the head in 4 bits; off: among all logits"},
 };
 
 const char *ml_tuning_name(int i) {

@@ -15,6 +15,7 @@ typedef struct codes4 {
 } codes4;
 typedef vi sums8;
 typedef vi sums4;
+typedef vi spread;
 
 static inline vi i_zero(void) {
     return _mm256_setzero_si256();
@@ -67,6 +68,14 @@ static inline vi four(const void *p) {
     return _mm256_set1_epi32(bytes);
 }
 
+/* Four bytes in every lane, and codes times these. */
+static inline vi spread4(const int8_t *p) {
+    return four(p);
+}
+static inline vi add_spread(vi sum, vi codes, vi x) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
+}
+
 static inline sums8 zero8(void) {
     return i_zero();
 }
@@ -102,8 +111,11 @@ static inline vf whole_store(vf v, int bits, ml_whole_row row) {
 
 #include "kernels/warm.h"
 
+#include "kernels/sketch.h"
+
 void ml_kernels_avx2_warm(ml_kernels *table) {
     table->attend_warm = attend_warm;
+    table->sketch = sketch;
 }
 #else
 /* Nothing here for other processors. */

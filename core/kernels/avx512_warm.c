@@ -17,6 +17,7 @@ typedef struct sums8 {
     vi high, low;
 } sums8;
 typedef vi sums4;
+typedef vi spread;
 
 static inline vi i_zero(void) {
     return _mm512_setzero_si512();
@@ -61,6 +62,17 @@ static inline vi dot_four(vi sum, vi codes, const int8_t *p) {
     return sum;
 }
 
+/* Four bytes in every lane, and codes times these. In assembly, because GCC 12 would broadcast them for each use. */
+static inline vi spread4(const int8_t *p) {
+    vi v;
+    __asm__("vpbroadcastd %1, %0" : "=v"(v) : "m"(*(const int8_t(*)[4])p));
+    return v;
+}
+static inline vi add_spread(vi sum, vi codes, vi x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
+    return sum;
+}
+
 static inline sums8 zero8(void) {
     return (sums8){i_zero(), i_zero()};
 }
@@ -89,6 +101,8 @@ static inline vf whole_store(vf v, int bits, ml_whole_row row) {
 
 #include "kernels/warm.h"
 
+#include "kernels/sketch.h"
+
 #include "kernels/avx512_warm4.h"
 
 /* Heads whose size is no multiple of 16 (small models) stay with the eight-lane kernel. */
@@ -107,6 +121,7 @@ static void attend_any(const ml_attend *work) {
 void ml_kernels_avx512_warm(ml_kernels *table) {
     attend_narrow = table->attend_warm;
     table->attend_warm = attend_any;
+    table->sketch = sketch;
 }
 #else
 /* Nothing here for other processors. */

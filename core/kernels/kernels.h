@@ -35,6 +35,9 @@ static inline int64_t ml_whole_bytes(int64_t k) {
  * stay the same numbers. */
 enum { ML_TILE_COLUMNS = 8, ML_TILE_ROWS = 256, ML_TILE_SCRATCH = 192 << 10 };
 
+/* Rows of a tile of a sketch (model/sketch.h). */
+enum { ML_SKETCH_ROWS = 64 };
+
 /* Tokens in a page of keys and values: what the attend kernel takes at once. */
 enum { ML_PAGE_TOKENS = 64, ML_MAX_HEAD_DIM = 256 };
 
@@ -123,6 +126,10 @@ typedef struct ml_kernels {
      * with the whole numbers of the query (8 bits: `whole`; 4 bits: `high`), of values with probability times step,
      * rounded to whole numbers of at most ML_WHOLE_TOP (4 bits: at most 127) of the query's largest in the page. */
     void (*attend_warm)(const ml_attend *work);
+
+    /* sums[c*ML_SKETCH_ROWS + r] = the sum of row r's codes times the bytes of column c. `codes`: a tile of a sketch,
+     * {k / 8, ML_SKETCH_ROWS, 4}. `columns`: {k / 8, count, 8}. */
+    void (*sketch)(const uint8_t *codes, int64_t k, const int8_t *columns, int64_t count, int32_t *sums);
 
     /* Products in whole numbers (panel.h), for the dtypes that have an entry in whole_dot; NULL where the instruction
      * set gains nothing by them. Weights of these dtypes are int16 times a scale a block to begin with, and activations

@@ -112,22 +112,33 @@ static void tile_columns(const ml_matrix *w, int64_t begin, int64_t end, const m
                                     in->columns, ml_kernels_exact(), y + begin, ldy, scratch);
 }
 
+int ml_linear_way(const ml_matrix *w, const ml_input *in) {
+    const ml_kernels *kernels = ml_kernels_get();
+    if (on_matrix_unit(w, in)) return ML_LINEAR_TILES;
+    if (in->whole && in_whole_numbers(in->columns) && kernels->whole_dot[w->dtype]) return ML_LINEAR_WHOLE;
+    const int dots = in->columns <= kernels->few_columns || !ml_tuned(ML_TUNING_COLUMNS);
+    return dots || ml_dtype_block(w->dtype) == 1 ? ML_LINEAR_DOTS : ML_LINEAR_DENSE;
+}
+
 void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float *bias, const ml_input *in, float *y,
                     int64_t ldy, float *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
     for (int64_t r = begin; bias && r < end; r += 16) __builtin_prefetch(bias + r); /* far from all else */
-    const int tiles = on_matrix_unit(w, in);
-    const int dots = in->columns <= kernels->few_columns || !ml_tuned(ML_TUNING_COLUMNS);
-    const int64_t step = tiles ? ML_TILE_ROWS : ML_LINEAR_PANEL;
+    const int way = ml_linear_way(w, in);
+    const int64_t step = way == ML_LINEAR_TILES ? ML_TILE_ROWS : ML_LINEAR_PANEL;
     for (int64_t r = begin; r < end; r += step) {
         const int64_t last = r + step < end ? r + step : end;
-        if (tiles) {
+        switch (way) {
+        case ML_LINEAR_TILES:
             tile_columns(w, r, last, in, y, ldy, scratch);
-        } else if (in->whole && in_whole_numbers(in->columns) && kernels->whole_dot[w->dtype]) {
+            break;
+        case ML_LINEAR_WHOLE:
             whole_columns(w, r, last, in, y, ldy, scratch);
-        } else if (dots || ml_dtype_block(w->dtype) == 1) {
+            break;
+        case ML_LINEAR_DOTS:
             dot_columns(w, r, last, in, y, ldy);
-        } else {
+            break;
+        default:
             dense_rows(w, r, last, in, y, ldy, scratch);
         }
     }

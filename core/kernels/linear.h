@@ -37,6 +37,11 @@ enum { ML_LINEAR_PANEL = 32 };
 /* Bytes of scratch per thread that a matrix of `cols` inputs needs. */
 size_t ml_linear_scratch(int64_t cols);
 
+/* How the columns of `in` are multiplied with w: on the matrix unit, in whole numbers, row by row in f32, or in f32 by
+ * OpenBLAS, where alone the last bits of a row may depend on the rows beside it. */
+enum { ML_LINEAR_TILES, ML_LINEAR_WHOLE, ML_LINEAR_DOTS, ML_LINEAR_DENSE };
+int ml_linear_way(const ml_matrix *w, const ml_input *in);
+
 /* y[c*ldy + r] = dot(row r of w, column c) + bias[r], for r in [begin, end) and every column of `in`; bias may be NULL.
  * Runs on the calling thread; `scratch` as ml_linear_scratch() says, 64-byte aligned. Where `in` is prepared, many
  * columns go to the matrix unit if there is one (but weights in f32 stay f32), and the others to the whole-number

@@ -135,6 +135,20 @@ static void attend_warm(const ml_attend *work) {
     }
 }
 
+static void sketch(const uint8_t *codes, int64_t k, const int8_t *columns, int64_t count, int32_t *sums) {
+    for (int64_t c = 0; c < count; c++) {
+        for (int64_t r = 0; r < ML_SKETCH_ROWS; r++) {
+            int32_t sum = 0;
+            for (int64_t i = 0; i < k; i++) {
+                const int code = code_at(codes, 4, i, r, ML_SKETCH_ROWS) + 8;
+                sum += columns[(i / 8 * count + c) * 8 + i % 8] * code;
+            }
+            sums[c * ML_SKETCH_ROWS + r] = sum;
+        }
+    }
+}
+
 void ml_kernels_scalar_warm(ml_kernels *table) {
     table->attend_warm = attend_warm;
+    table->sketch = sketch;
 }

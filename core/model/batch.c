@@ -54,9 +54,10 @@ static size_t lay_out(ml_batch *b, uint8_t *arena) {
     return used;
 }
 
-/* Scratch of one thread: a panel of the widest matrix, or what attention needs. */
-static size_t scratch_bytes(const ml_config *c) {
-    const size_t panel = ml_linear_scratch(widest_input(c));
+/* Scratch of one thread: a panel of the widest matrix and rows of the head, or what attention needs. */
+static size_t scratch_bytes(const ml_model *m) {
+    const ml_config *c = &m->config;
+    const size_t panel = ml_linear_scratch(widest_input(c)) + (size_t)(ML_BEST_ROWS * m->head.stride);
     const size_t attention = ml_attention_scratch(c);
     return panel > attention ? panel : attention;
 }
@@ -65,7 +66,7 @@ int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out) {
     if (capacity < 1 || capacity > 4096) {
         return ml_error(ML_E_ARGUMENT, "a batch holds 1 to 4096 rows, not %lld", (long long)capacity);
     }
-    int status = ml_scratch_reserve(scratch_bytes(&model->config));
+    int status = ml_scratch_reserve(scratch_bytes(model));
     if (status != ML_OK) return status;
     ml_batch *batch = ml_calloc(1, sizeof *batch);
     if (!batch) return ML_E_MEMORY;
@@ -101,14 +102,14 @@ void ml_batch_free(ml_batch *batch) {
 }
 
 void ml_batch_clear(ml_batch *batch) {
-    batch->rows = batch->wanted = 0;
+    batch->rows = batch->wanted = batch->wanted_logits = 0;
 }
 
 int64_t ml_batch_rows(const ml_batch *batch) {
     return batch->rows;
 }
 
-int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want_logits) {
+int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want) {
     if (batch->rows == batch->capacity) {
         return ml_error(ML_E_ARGUMENT, "the batch is full: it holds %lld rows", (long long)batch->capacity);
     }
@@ -116,8 +117,12 @@ int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t seque
         return ml_error(ML_E_ARGUMENT, "token %d is outside the vocabulary of %lld", token,
                         (long long)batch->model->config.vocabulary);
     }
-    batch->row[batch->rows++] = (ml_row){token, sequence, position, want_logits ? batch->wanted : -1};
-    if (want_logits) batch->wanted++;
+    if (want < ML_WANT_NOTHING || want > ML_WANT_BEST) {
+        return ml_error(ML_E_ARGUMENT, "a row wants nothing (0), logits (1) or the best (2), not %d", want);
+    }
+    batch->row[batch->rows++] = (ml_row){token, sequence, position, want ? batch->wanted : -1, want, -1, 0};
+    if (want) batch->wanted++;
+    if (want == ML_WANT_LOGITS) batch->wanted_logits++;
     return ML_OK;
 }
 
@@ -172,6 +177,7 @@ int ml_batch_tensor(ml_batch *b, int view, ml_tensor **out) {
         shape[1] = c->experts_used;
         break;
     case ML_VIEW_LOGITS:
+        if (b->wanted_logits == 0) return ml_error(ML_E_ARGUMENT, "no row of the batch wants logits");
         data = b->logits;
         shape[0] = b->wanted;
         shape[1] = c->vocabulary;
@@ -188,10 +194,20 @@ int ml_batch_tensor(ml_batch *b, int view, ml_tensor **out) {
 }
 
 int ml_batch_logits(ml_batch *batch, int64_t row, const float **out) {
-    if (row < 0 || row >= batch->active_rows || batch->active_rows != batch->rows || batch->row[row].logits < 0) {
+    if (row < 0 || row >= batch->active_rows || batch->active_rows != batch->rows ||
+        batch->row[row].want != ML_WANT_LOGITS) {
         return ml_error(ML_E_ARGUMENT, "row %lld of the batch has no logits", (long long)row);
     }
     *out = batch->logits + batch->row[row].logits * batch->model->config.vocabulary;
+    return ML_OK;
+}
+
+int ml_batch_best(const ml_batch *batch, int64_t row, int32_t *id, float *logit) {
+    if (row < 0 || row >= batch->active_rows || batch->active_rows != batch->rows || batch->row[row].best < 0) {
+        return ml_error(ML_E_ARGUMENT, "row %lld of the batch has no best token", (long long)row);
+    }
+    *id = batch->row[row].best;
+    *logit = batch->row[row].best_logit;
     return ML_OK;
 }
 

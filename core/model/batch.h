@@ -10,6 +10,9 @@ typedef struct ml_row {
     int32_t sequence;
     int64_t position;
     int64_t logits; /* which row of the logits is its, or -1 */
+    int want;       /* ML_WANT_... */
+    int32_t best;   /* after the head, if it wants the best: the token, */
+    float best_logit; /* and its logit */
 } ml_row;
 
 /* Neighbouring rows of one sequence that attend together. The context is cut into chunks at fixed positions; each gives
@@ -25,7 +28,8 @@ typedef struct ml_tile {
 struct ml_batch {
     atomic_int references; /* the handle and its views */
     ml_model *model;       /* retained */
-    int64_t capacity, rows, wanted;
+    int64_t capacity, rows;
+    int64_t wanted, wanted_logits; /* rows that want something of the head; those that want all logits */
     ml_row *row;
 
     /* The pass under way, from ml_forward_embed() on. */
@@ -58,7 +62,7 @@ struct ml_batch {
 
     float *totals; /* {kv heads, R}: states of rows that attend to streamed pages (attend.c); grows as it is needed */
     size_t totals_capacity;
-    float *logits; /* {wanted, V}; grows as it is needed */
+    float *logits; /* {wanted, V}, or a search for the best (best.c); grows as it is needed */
     size_t logits_capacity;
 };
 
@@ -69,6 +73,14 @@ size_t ml_attention_scratch(const ml_config *config);
 int64_t ml_attention_parts(const ml_config *config);
 /* Counts a matrix that served `columns` columns. */
 void ml_batch_count(ml_batch *batch, const ml_matrix *matrix, int64_t columns);
+/* Rows of the head that a search for the best brings together: in a thread's scratch, behind what products need. */
+enum { ML_BEST_ROWS = 8 };
+/* Floats of `logits` that a search for the best tokens takes; 0 if the rows do not go that way. */
+size_t ml_best_floats(const ml_batch *batch);
+/* Finds the best tokens of the rows, whose normed activations are `in`, by the model's sketch, which it makes if there
+ * is none. *found is 0 if that cannot be done and all logits are needed. ML_E_MEMORY if there is no room for a sketch.
+ */
+int ml_best_find(ml_batch *batch, const ml_input *in, int *found);
 /* RMSNorm of `rows` rows of the residual stream into `normed`, on all threads. */
 void ml_batch_norm(ml_batch *batch, const float *weight);
 

@@ -60,7 +60,8 @@ int ml_forward_embed(ml_cache *cache, ml_batch *b) {
     if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
     int status = check_rows(cache, b);
     if (status != ML_OK) return status;
-    const size_t logits = (size_t)(b->wanted * b->model->config.vocabulary);
+    const size_t all = (size_t)(b->wanted * b->model->config.vocabulary), search = ml_best_floats(b);
+    const size_t logits = all > search ? all : search;
     const size_t before = b->logits_capacity;
     void *block = b->logits;
     status = ml_grow(&block, &b->logits_capacity, logits, sizeof *b->logits);
@@ -70,6 +71,7 @@ int ml_forward_embed(ml_cache *cache, ml_batch *b) {
     b->epoch = cache->epoch;
     b->active_rows = b->rows;
     b->work = (ml_work){0};
+    for (int64_t r = 0; r < b->rows; r++) b->row[r].best = -1;
     ml_parallel(b->rows, 4, embed_rows, b);
     return ML_OK;
 }
@@ -86,9 +88,17 @@ int ml_forward_head(ml_cache *cache, ml_batch *b) {
     }
     ml_input normed = {.x = b->normed, .ld = d, .columns = b->wanted};
     ml_input_prepare(&normed, d, NULL, b->whole);
+    int found;
+    if ((status = ml_best_find(b, &normed, &found)) != ML_OK || found) return status;
     ml_linear(&(ml_product){&m->head, NULL, b->logits, m->config.vocabulary}, 1, &normed);
     ml_batch_count(b, &m->head, b->wanted);
-    return ML_OK;
+    for (int64_t r = 0; r < b->active_rows && status == ML_OK; r++) {
+        ml_row *row = &b->row[r];
+        if (row->want != ML_WANT_BEST) continue;
+        status = ml_logits_topk(b->logits + row->logits * m->config.vocabulary, m->config.vocabulary, 1, &row->best,
+                                &row->best_logit);
+    }
+    return status;
 }
 
 int ml_forward_commit(ml_cache *cache, ml_batch *b) {

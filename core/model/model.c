@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "kernels/kernels.h"
 #include "load/weights.h"
+#include "model/sketch.h"
 #include "tensor/dtype.h"
 
 #include <stdarg.h>
@@ -243,6 +244,7 @@ void ml_model_free(ml_model *model) {
     if (!model || atomic_fetch_sub(&model->references, 1) != 1) return;
     for (size_t i = 0; i < model->copy_count; i++) free(model->copies[i]);
     free(model->copies);
+    ml_sketch_free(model->sketch);
     free(model->layers);
     free(model->rope_frequencies);
     ml_weights_free(model->weights);

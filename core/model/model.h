@@ -35,6 +35,7 @@ struct ml_model {
     ml_matrix embedding;      /* {V, D} */
     ml_matrix head;           /* {V, D} */
     const float *output_norm; /* {D} */
+    struct ml_sketch *sketch; /* of the head, or NULL: made when it is first needed (sketch.h) */
     ml_layer *layers;
     float **copies; /* small vectors that did not lie in the file as aligned f32 */
     size_t copy_count, copy_capacity;

@@ -1,7 +1,7 @@
 --- A batch: rows of tokens that go through the model together, as a whole or step by step.
 --
 --     local batch = model:batch(8)
---     batch:add(session, id, true)              -- the next token of that session; true: it wants logits
+--     batch:add(session, id, true)              -- the next token of that session; true: it wants logits ("best": see add)
 --     batch:embed()
 --     for l = 0, model:config().layers - 1 do
 --         batch:attention(l)                    -- or batch:layer(l) for all three
@@ -47,16 +47,21 @@ function Batch:clear()
     return self
 end
 
---- Adds token `id` as the next one of `session`. Returns the row, from 1. All sessions of a batch share one cache, as
---- those of one model and kind do, unless they were made with prefixes = false: then only forks of one another.
-function Batch:add(session, id, want_logits)
+local wants = { [true] = C.ML_WANT_LOGITS, [false] = C.ML_WANT_NOTHING, best = C.ML_WANT_BEST }
+
+--- Adds token `id` as the next one of `session`. Returns the row, from 1. `want` is true for a row that wants logits, or
+--- "best" for one that wants the best token alone, which is faster if no row wants logits. All sessions of a batch share
+--- one cache, as those of one model and kind do, unless they were made with prefixes = false: then only forks of one
+--- another.
+function Batch:add(session, id, want)
     local cache = session:shared_cache()
     if self.cache and self.cache ~= cache then
         error("the sessions of a batch must share one cache: be of one model and kind, or forks of one session", 2)
     end
     local added = self.added[session] or 0
+    if wants[want or false] == nil then error(('a row wants true, false or "best", not %s'):format(tostring(want)), 2) end
     local position = session.position + added
-    check(C.ml_batch_add(self._handle, id, position, session.sequence, want_logits and 1 or 0))
+    check(C.ml_batch_add(self._handle, id, position, session.sequence, wants[want or false]))
     self.cache, self.added[session] = cache, added + 1
     return self:rows()
 end
@@ -185,6 +190,14 @@ local floats = ffi.new("const float *[1]")
 function Batch:logits(row)
     check(C.ml_batch_logits(self._handle, row - 1, floats))
     return logits_view.view(floats[0], self.model:config().vocabulary, self)
+end
+
+local best_id, best_logit = ffi.new("int32_t[1]"), ffi.new("float[1]")
+
+--- The token with the largest logit of row `row` (from 1), which asked for "best", and its logit.
+function Batch:best(row)
+    check(C.ml_batch_best(self._handle, row - 1, best_id, best_logit))
+    return best_id[0], best_logit[0]
 end
 
 return M
