@@ -746,10 +746,10 @@ void ml_batch_free(ml_batch *batch);
 void ml_batch_clear(ml_batch *batch);
 /* Number of rows. */
 int64_t ml_batch_rows(const ml_batch *batch);
-/* What a row wants of the head. ML_WANT_BEST: the token with the largest logit and that logit alone, the same to the bit
- * as among all. If no row of a pass wants all logits, they are found by a sketch of the head in 4 bits, which its model
- * makes at the first such pass (ML_MEMORY_SKETCH): rows that cannot hold the largest are not read. The sketch is random
- * (core/model/sketch.h), so that this misses the best with a probability below 2^-50 a token. */
+/* What a row wants of the head. ML_WANT_BEST: the token with the largest logit and that logit alone, the same to the
+ * bit as among all. If no row of a pass wants all logits, they are found by a sketch of the head in 4 bits, which its
+ * model makes at the first such pass (ML_MEMORY_SKETCH): rows that cannot hold the largest are not read. The sketch is
+ * random (core/model/sketch.h), so that this misses the best with a probability below 2^-50 a token. */
 enum { ML_WANT_NOTHING = 0, ML_WANT_LOGITS = 1, ML_WANT_BEST = 2 };
 
 /* Adds a row: `token` at `position` of `sequence`, which wants ML_WANT_... Rows of one sequence must come in order and

@@ -19,6 +19,7 @@ local M = {
     parameters = {
         { name = "pp", type = "list", default = { 512 }, doc = "prompt lengths; 0 for none (default 512)" },
         { name = "tg", type = "list", default = { 32 }, doc = "tokens to generate; 0 for none (default 32)" },
+        { name = "greedy", type = "list", default = {}, doc = "the same, with the best token alone, not all logits" },
         { name = "depth", type = "list", default = { 0 }, doc = "tokens before that (default 0)" },
         { name = "batch", type = "list", default = { 1 }, doc = "sequences that generate at once (default 1)" },
         { name = "verify", type = "list", default = {}, doc = "rows of one sequence in a pass, and what that costs" },
@@ -61,6 +62,7 @@ end
 --- The cases that the arguments ask for, in the order of the table: depths ascending, each prefilled once.
 function M.cases(args)
     local pp, tg = whole_numbers(args, "pp", 0), whole_numbers(args, "tg", 0)
+    local greedy = whole_numbers(args, "greedy", 0)
     local verify, batches = whole_numbers(args, "verify", 1), whole_numbers(args, "batch", 1)
     local depths, cases = { unpack(whole_numbers(args, "depth", 0)) }, {}
     table.sort(depths)
@@ -84,13 +86,20 @@ function M.cases(args)
                     add { test = "tg" .. n, depth = depth, tokens = n, rows = 1, batch = batch }
                 end
             end
+            for _, n in ipairs(greedy) do
+                for _, batch in ipairs(batches) do
+                    add { test = "greedy" .. n, depth = depth, tokens = n, rows = 1, batch = batch, want = "best" }
+                end
+            end
             if #verify > 0 then add_verify(depth, 1) end -- what the others are compared with
             for _, n in ipairs(verify) do
                 if n > 1 then add_verify(depth, n) end
             end
         end
     end
-    if #cases == 0 then moonloom.wrong_usage("bench: nothing to measure: give pp, tg or verify, and a depth") end
+    if #cases == 0 then
+        moonloom.wrong_usage("bench: nothing to measure: give pp, tg, greedy or verify, and a depth")
+    end
     return cases
 end
 
@@ -116,7 +125,9 @@ end
 local function pass(case, stage, first)
     local last, batch = math.min(first + case.rows - 1, case.tokens), stage.batch:clear()
     for s, session in ipairs(stage.sessions) do
-        for i = first, last do batch:add(session, stage.ids[s][i], not case.last_logits or i == case.tokens) end
+        for i = first, last do
+            batch:add(session, stage.ids[s][i], (not case.last_logits or i == case.tokens) and (case.want or true))
+        end
     end
     return batch:forward():work()
 end

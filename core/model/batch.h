@@ -9,9 +9,9 @@ typedef struct ml_row {
     int32_t token;
     int32_t sequence;
     int64_t position;
-    int64_t logits; /* which row of the logits is its, or -1 */
-    int want;       /* ML_WANT_... */
-    int32_t best;   /* after the head, if it wants the best: the token, */
+    int64_t logits;   /* which row of the logits is its, or -1 */
+    int want;         /* ML_WANT_... */
+    int32_t best;     /* after the head, if it wants the best: the token, */
     float best_logit; /* and its logit */
 } ml_row;
 

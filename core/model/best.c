@@ -1,5 +1,5 @@
-/* The best token of rows that want no other logits: bounds of all logits from a sketch of the head, then the logits that
- * may be the largest, computed as they always are. */
+/* The best token of rows that want no other logits: bounds of all logits from a sketch of the head, then the logits
+ * that may be the largest, computed as they always are. */
 #include "base/threads.h"
 #include "base/tuning.h"
 #include "kernels/kernels.h"
@@ -125,7 +125,8 @@ static int prepare_column(search *s, int64_t c) {
 static float bound_tile(const search *s, int64_t tile, const column_bound *c, const int32_t *sums, float *bound) {
     enum { LANES = 16 };
     const int64_t first = tile * ML_SKETCH_ROWS, left = s->head->rows - first;
-    const float *step = s->sketch->step + first, *norm = s->sketch->norm + first, *plain = s->sketch->plain_norm + first;
+    const float *step = s->sketch->step + first, *norm = s->sketch->norm + first,
+                *plain = s->sketch->plain_norm + first;
     const int32_t *low = s->parts == 2 ? sums + ML_SKETCH_ROWS : NULL;
     float tops[LANES], top = -INFINITY;
     for (int64_t r = 0; r < ML_SKETCH_ROWS; r++) {
@@ -150,16 +151,16 @@ static void bound_tiles(void *arg, int64_t begin, int64_t end, int thread) {
         ml_kernels_get()->sketch(sketch->codes + t * ML_SKETCH_ROWS * sketch->k / 2, sketch->k, s->bytes,
                                  s->columns * s->parts, sums);
         for (int64_t c = 0; c < s->columns; c++) {
-            s->top[c * sketch->tiles + t] =
-                bound_tile(s, t, &s->column[c], sums + c * s->parts * ML_SKETCH_ROWS,
-                           s->bound + c * s->n + t * ML_SKETCH_ROWS);
+            s->top[c * sketch->tiles + t] = bound_tile(s, t, &s->column[c], sums + c * s->parts * ML_SKETCH_ROWS,
+                                                       s->bound + c * s->n + t * ML_SKETCH_ROWS);
         }
     }
 }
 
 /* ---- logits ---- */
 
-/* Columns that are multiplied together: those of a matrix unit all, because its numbers depend on that; others alone. */
+/* Columns that are multiplied together: those of a matrix unit all, because its numbers depend on that; others alone.
+ */
 static int64_t group_of(const search *s) {
     return ml_linear_way(s->head, s->in) == ML_LINEAR_TILES ? s->columns : 1;
 }

@@ -1,7 +1,7 @@
 --- A batch: rows of tokens that go through the model together, as a whole or step by step.
 --
 --     local batch = model:batch(8)
---     batch:add(session, id, true)              -- the next token of that session; true: it wants logits ("best": see add)
+--     batch:add(session, id, true)              -- the next token of that session; true: it wants logits (or "best")
 --     batch:embed()
 --     for l = 0, model:config().layers - 1 do
 --         batch:attention(l)                    -- or batch:layer(l) for all three
@@ -49,19 +49,19 @@ end
 
 local wants = { [true] = C.ML_WANT_LOGITS, [false] = C.ML_WANT_NOTHING, best = C.ML_WANT_BEST }
 
---- Adds token `id` as the next one of `session`. Returns the row, from 1. `want` is true for a row that wants logits, or
---- "best" for one that wants the best token alone, which is faster if no row wants logits. All sessions of a batch share
---- one cache, as those of one model and kind do, unless they were made with prefixes = false: then only forks of one
---- another.
+--- Adds token `id` as the next one of `session`. Returns the row, from 1. `want` is true for a row that wants logits,
+--- or "best" for one that wants the best token alone, which is faster if no row wants logits. All sessions of a batch
+--- share one cache, as those of one model and kind do, unless they were made with prefixes = false: then only forks of
+--- one another.
 function Batch:add(session, id, want)
     local cache = session:shared_cache()
     if self.cache and self.cache ~= cache then
         error("the sessions of a batch must share one cache: be of one model and kind, or forks of one session", 2)
     end
     local added = self.added[session] or 0
-    if wants[want or false] == nil then error(('a row wants true, false or "best", not %s'):format(tostring(want)), 2) end
-    local position = session.position + added
-    check(C.ml_batch_add(self._handle, id, position, session.sequence, wants[want or false]))
+    local position, wanted = session.position + added, wants[want or false]
+    if not wanted then error(('a row wants true, false or "best", not %s'):format(tostring(want)), 2) end
+    check(C.ml_batch_add(self._handle, id, position, session.sequence, wanted))
     self.cache, self.added[session] = cache, added + 1
     return self:rows()
 end

@@ -41,11 +41,12 @@ local function unpack_ranking(packed)
 end
 
 function Token:__index(key)
-    if key == "top" then return unpack_ranking(self._before) end
-    if key == "p" then return math.exp(self.logprob) end
+    if key == "top" then return rawget(self, "_before") and unpack_ranking(self._before) end
+    if key == "p" then return self.logprob and math.exp(self.logprob) end
 end
 
 function Token:__tostring()
+    if not self.logprob then return ("%s (%d)"):format(terminal.quote(self.text), self.id) end
     return ("%s (%d), p %.3f"):format(terminal.quote(self.text), self.id, self.p)
 end
 
@@ -104,6 +105,13 @@ function Generation:advance()
     if missing > 0 then self.session:step(self.all[#self.all]) end
 end
 
+--- The best next token, for push(); without the logits of the others where the newest token is still to be fed.
+function Generation:best()
+    recipe.poll()
+    if #self.all > self.session.position then return (self.session:best(self.all[#self.all])) end
+    return (self.session:logits():argmax())
+end
+
 --- Fresh candidates for the next token.
 function Generation:candidates()
     local logits = self.session:logits()
@@ -123,13 +131,17 @@ function Generation:context()
     }
 end
 
---- Adds token `id`, chosen from what the sampler chain left of `left`. Returns the token.
+-- What else could have stood where `token` is, of the logits in `left`, which the sampler chain has been through.
+local function remember(token, before, lse, left)
+    token.logprob = left.logits[token.id] - lse
+    token._before, token._after = pack(before, "logprob"), pack(left:top(KEPT), "p", math.log)
+end
+
+--- Adds token `id`, chosen from what the sampler chain left of `left`; of one that best() gave nothing else is known.
+--- Returns the token.
 function Generation:push(id, left)
-    local logits = left.logits
-    local token = setmetatable({
-        id = id, text = self.model.tokenizer:piece(id), logprob = logits[id] - self._lse,
-        _before = pack(self._before, "logprob"), _after = pack(left:top(KEPT), "p", math.log),
-    }, Token)
+    local token = setmetatable({ id = id, text = self.model.tokenizer:piece(id) }, Token)
+    if left then remember(token, self._before, self._lse, left) end
     local index, tokenizer = #self.tokens + 1, self.model.tokenizer
     self._pieces[index] = tokenizer:is_end(id) and "" or self._decoder:push(id)
     self.all[#self.all + 1] = id
@@ -265,6 +277,16 @@ end
 
 -- ---- looking at it
 
+-- Works out what is not known of token i, one that best() gave.
+local function look_back(self, i)
+    local other, token = branch(self, i - 1, {}), self.tokens[i]
+    other:prepare()
+    local left = other:candidates()
+    left:keep(1)
+    remember(token, other._before, other._lse, left)
+    other.session:close()
+end
+
 local Why = {}
 Why.__index = Why
 
@@ -273,6 +295,7 @@ Why.__index = Why
 function Generation:why(i)
     local token = self.tokens[i]
     if not token then error(("why %s? This generation has the tokens 1 to %d"):format(tostring(i), #self.tokens), 2) end
+    if not token.logprob then look_back(self, i) end
     local list, after, chosen_is_there = { chosen = token, index = i }, {}, false
     for _, entry in ipairs(unpack_ranking(token._after)) do after[entry.id] = math.exp(entry.logprob) end
     local function add(id, logprob)

@@ -60,10 +60,12 @@ function M.open(path)
     }, Peer)
 end
 
---- What the peer measured of a case { test, depth, batch, threads }: { mean, sd }, or nil. It knows one sequence only.
+--- What the peer measured of a case { test, depth, batch, threads }: { mean, sd }, or nil. It knows one sequence only,
+--- and of generation only tg: what greedy is compared with, too.
 function Peer:find(case)
+    local test = case.test:gsub("^greedy", "tg")
     for _, row in ipairs(self.rows) do
-        if case.batch == 1 and row.test == case.test and row.depth == case.depth and row.threads == case.threads then
+        if case.batch == 1 and row.test == test and row.depth == case.depth and row.threads == case.threads then
             return row
         end
     end

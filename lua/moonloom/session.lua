@@ -284,6 +284,17 @@ function Session:step(id)
     return self
 end
 
+--- Feeds one token and returns the best next one, and its logit, without working out all logits: the same token as
+--- session:step(id):logits():argmax() gives, faster (see ML_WANT_BEST in core/moonloom.h).
+function Session:best(id)
+    local batch = rawget(self, "_step") or self.model:batch(1)
+    self._step = batch
+    batch:clear():add(self, id, "best")
+    batch:forward()
+    self._logits = nil
+    return batch:best(1)
+end
+
 -- Feeds ids[first..last] in one pass.
 local function feed_chunk(self, ids, first, last, each)
     local batch = self.model:shared_batch(last - first + 1)

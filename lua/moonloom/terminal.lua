@@ -22,8 +22,10 @@ end
 -- From sure to unsure: plain, soft green, straw, ochre, soft red.
 local scale = { { 0.9, nil }, { 0.5, 151 }, { 0.2, 187 }, { 0.05, 179 }, { 0, 174 } }
 
---- `text` tinted by the probability `p` of its token; each line on its own, so that a pager may cut between lines.
+--- `text` tinted by the probability `p` of its token, if that is known; each line on its own, so that a pager may cut
+--- between lines.
 function M.tint(text, p)
+    if not p then return text end
     for _, step in ipairs(scale) do
         if p >= step[1] then
             if not step[2] then return text end

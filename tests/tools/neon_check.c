@@ -476,6 +476,27 @@ static void check_whole(void) {
     check_whole_edges();
 }
 
+/* Sums of codes and bytes, exact: `count` columns. */
+static void check_sketch_columns(int64_t k, int64_t count) {
+    const int64_t n = count * ML_SKETCH_ROWS;
+    uint8_t *codes = room((size_t)(k / 2 * ML_SKETCH_ROWS));
+    int8_t *columns = room((size_t)(k * count));
+    int32_t *a = room((size_t)n * sizeof *a), *b = room((size_t)n * sizeof *b);
+    for (int64_t i = 0; i < k / 2 * ML_SKETCH_ROWS; i++) codes[i] = (uint8_t)next();
+    for (int64_t i = 0; i < k * count; i++) columns[i] = (int8_t)next();
+    scalar.sketch(codes, k, columns, count, a);
+    neon.sketch(codes, k, columns, count, b);
+    for (int64_t i = 0; i < n; i++) expect(a[i] == b[i], "sum", i, b[i], a[i]);
+    expect(b[n] == -1, "past the end of", n, b[n], -1);
+    free(codes), free(columns), free(a), free(b);
+}
+
+static void check_sketch(void) {
+    for (int64_t count = 1; count <= 12; count++) check_sketch_columns(8 * (1 + below(40)), count);
+    check_sketch_columns(2880, 20);
+    finish("sketch");
+}
+
 int main(void) {
     ml_kernels_scalar(&scalar);
     ml_kernels_neon(&neon);
@@ -485,6 +506,7 @@ int main(void) {
     check_attention();
     check_warm_attention();
     check_whole();
+    check_sketch();
     const double operations = neon.multiply_rounds(10);
     expect(operations > 0, "operations", 10, operations, 1);
     finish("multiply_rounds");
