@@ -168,6 +168,25 @@ describe("the best token", function()
         other:close()
     end)
 
+    it("is found anew when the head is run again", function()
+        local session, batch = model:session { prefixes = false }, model:batch(1)
+        local alone = {}
+        for round = 1, 2 do
+            for i = 1, 2 do
+                batch:clear():add(session, 5, "best")
+                batch:embed()
+                local residual = batch:residual()
+                for pass = round == 1 and i or 1, i do -- in round 2 the second head comes after the first
+                    for j = 1, model:config().width do residual[1][j] = math.sin(j * pass) end
+                    batch:head()
+                end
+                if round == 1 then alone[i] = { batch:best(1) } else assert.same(alone[i], { batch:best(1) }) end
+            end
+        end
+        assert.not_same(alone[1], alone[2])
+        session:close()
+    end)
+
     it("leaves the session as a step does, without its logits", function()
         local a, b = model:session { prefixes = false }, model:session { prefixes = false }
         local id, logit = a:feed({ 1, 2 }):best(3)

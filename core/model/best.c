@@ -116,8 +116,14 @@ static int prepare_column(search *s, int64_t c) {
     }
     const int32_t sum = s->parts == 2 ? q->whole_sum : 256 * q->high_sum;
     const float share = ml_linear_way(s->head, s->in) == ML_LINEAR_TILES ? 0x1p-7f : 0x1p-12f;
-    s->column[c] = (column_bound){q->scale, 7.5f * (float)sum, ML_SKETCH_DEVIATIONS * (float)sqrt(plain),
-                                  (float)sqrt(error) * 1.0001f, share * (float)sqrt(norm)};
+    s->column[c] = (column_bound){
+        .unit = q->scale,
+        .middle = 7.5f * (float)sum,
+        .deviation =
+            ML_SKETCH_DEVIATIONS * (float)(sqrt(plain) + sqrt(error)), /* at least the norm of unit times them */
+        .error = (float)sqrt(error) * 1.0001f,
+        .rounding = share * (float)sqrt(norm),
+    };
     return 1;
 }
 
@@ -159,8 +165,7 @@ static void bound_tiles(void *arg, int64_t begin, int64_t end, int thread) {
 
 /* ---- logits ---- */
 
-/* Columns that are multiplied together: those of a matrix unit all, because its numbers depend on that; others alone.
- */
+/* Columns that are multiplied together: all on a matrix unit, whose numbers depend on that; else each alone. */
 static int64_t group_of(const search *s) {
     return ml_linear_way(s->head, s->in) == ML_LINEAR_TILES ? s->columns : 1;
 }
@@ -250,19 +255,26 @@ static int compute_rest(search *s) {
     return 1;
 }
 
-/* The best of the listed rows, which every column has in ascending order, for each row of the batch. */
+/* The best of the rows that are listed for column c, which come in ascending order. */
+static int32_t best_listed(const search *s, int64_t c) {
+    const float *logits = s->bound + c * s->n;
+    const int64_t first = c / group_of(s) * group_of(s);
+    int32_t best = -1;
+    for (int64_t p = 0; p < s->parts_listed; p++) {
+        const list_part *part = &s->list[p];
+        for (int32_t i = 0; part->first == first && i < part->rows; i++) {
+            if (best < 0 || logits[part->row[i]] > logits[best]) best = part->row[i];
+        }
+    }
+    return best;
+}
+
 static void take_best(ml_batch *b, const search *s) {
     for (int64_t r = 0; r < b->active_rows; r++) {
         ml_row *row = &b->row[r];
-        const int64_t first = row->logits / group_of(s) * group_of(s);
-        const float *logits = s->bound + row->logits * s->n;
-        for (int64_t p = 0; row->logits >= 0 && p < s->parts_listed; p++) {
-            const list_part *part = &s->list[p];
-            for (int32_t i = 0; part->first == first && i < part->rows; i++) {
-                if (row->best < 0 || logits[part->row[i]] > logits[row->best]) row->best = part->row[i];
-            }
-        }
-        if (row->logits >= 0) row->best_logit = logits[row->best];
+        if (row->want == ML_WANT_NOTHING) continue;
+        row->best = best_listed(s, row->logits);
+        row->best_logit = s->bound[row->logits * s->n + row->best];
     }
 }
 
