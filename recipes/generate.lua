@@ -74,7 +74,8 @@ end
 function M.chain(p)
     local chain = samplers.chain(p.chain or samplers.usual(p))
     if p.only_best and not (#chain == 1 and chain[1][1] == "greedy") then
-        error("only_best takes the best token without a sampler: it needs temperature 0 and nothing else", 0)
+        error("only_best takes the best token without a sampler: it needs temperature 0 and nothing else "
+            .. "(or only_best = false)", 0)
     end
     return chain
 end
