@@ -98,6 +98,15 @@ describe("the best token", function()
         end
     end)
 
+    it("is found where rows fill no group of eight elements either", function()
+        local path = folder.path "odd.gguf"
+        synth { output = path, shape = "tinyllama-1.1b", type = "f32", layers = 2, width = 37, heads = 2, kv_heads = 1,
+            head_dim = 8, ffn_width = 33, vocab_size = 701 }
+        local odd = moonloom.load(path)
+        for _, rows in ipairs { 1, 2, 5 } do assert.is_true(compare(odd, rows, 10) > 0) end
+        odd:close()
+    end)
+
     it("is found without the sketch, too", function()
         moonloom.tuning("sketch", false)
         local fine, problem = pcall(function() assert.equal(0, compare(model, 3, 4)) end)
