@@ -19,7 +19,7 @@
 typedef struct ml_sketch {
     int64_t tiles, k;  /* of ML_SKETCH_ROWS rows; columns, a multiple of 8 */
     uint8_t *codes;    /* {tiles, k / 8, ML_SKETCH_ROWS, 4}: columns 0..3 of eight in low nibbles, 4..7 in high ones;
-                        * NULL if the matrix has numbers that are not finite */
+                        * NULL if rows are too large or small for f32 norms */
     float *step;       /* {rows} */
     float *norm;       /* {rows}: Euclidean norm of a row */
     float *plain_norm; /* {rows}: of a row divided by the scales */
