@@ -7,9 +7,6 @@
 
 #include <stdlib.h>
 
-/* Tokens of a pass, as a prefill has them: pages of a layer that are quantised together lie side by side. */
-enum { PASS = 8 * ML_PAGE_TOKENS };
-
 typedef struct filling {
     const ml_cache *cache;
     const ml_sequence *sequence;
@@ -46,9 +43,8 @@ static void fill_layers(void *arg, int64_t begin, int64_t end, int thread) {
         float *mean = work->room + layer * 3 * width, *keys = mean + width, *values = keys + width;
         uint64_t state = work->seed + (uint64_t)layer;
         draw(&state, mean, width);
-        const uint64_t start = next_random(&state);
+        state = next_random(&state) + (uint64_t)work->first;
         for (int64_t t = work->first; t < work->first + work->count; t++) {
-            state = start + (uint64_t)t; /* whatever the passes are */
             draw(&state, keys, width);
             draw(&state, values, width);
             for (int64_t i = 0; i < width; i++) keys[i] += 2 * mean[i];
@@ -57,8 +53,8 @@ static void fill_layers(void *arg, int64_t begin, int64_t end, int thread) {
     }
 }
 
-/* Adds `count` tokens as one pass of a prefill does. */
-static int fill_pass(ml_cache *cache, ml_sequence *sequence, int64_t count, uint64_t seed, float *room) {
+/* Adds `count` tokens that are in one page. */
+static int fill_page(ml_cache *cache, ml_sequence *sequence, int64_t count, uint64_t seed, float *room) {
     if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
     int status = ml_cache_reserve(cache, sequence, count);
     if (status != ML_OK) return status;
@@ -79,16 +75,10 @@ int ml_sequence_fill_random(ml_cache *cache, int32_t sequence, int64_t count, ui
     float *room = ml_calloc((size_t)cache->layers * 3 * width, sizeof *room);
     if (!room) return ML_E_MEMORY;
     int status = ML_OK;
-    int64_t most = PASS;
     while (status == ML_OK && count > 0) {
-        const int64_t left = most - s->length % most, take = count < left ? count : left;
-        status = fill_pass(cache, s, take, seed, room);
-        if (status == ML_E_MEMORY && most > ML_PAGE_TOKENS) {
-            most = ML_PAGE_TOKENS; /* no room for so many plain pages at once */
-            status = ML_OK;
-        } else {
-            count -= take;
-        }
+        const int64_t left = ML_PAGE_TOKENS - s->length % ML_PAGE_TOKENS, take = count < left ? count : left;
+        status = fill_page(cache, s, take, seed, room);
+        count -= take;
     }
     free(room);
     return status;
