@@ -25,6 +25,10 @@ describe("memory", function()
         before = moonloom.memory().allocations
         decode(session, PAGE - session.position)
         assert.equal(before, moonloom.memory().allocations)
+        local id = session:rewind(10):best(5)
+        before = moonloom.memory().allocations
+        while session.position < PAGE do id = session:best(id) end
+        assert.equal(before, moonloom.memory().allocations)
         session:close()
     end)
 
@@ -60,9 +64,9 @@ describe("memory", function()
     it("has a line for each purpose, with the most it ever was", function()
         local model = moonloom.load(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf")
         local session = model:session { prefixes = false }
-        session:feed(("once upon a time "):rep(40))
+        session:feed(("once upon a time "):rep(40)):best(5)
         local report = session:stats()
-        for _, name in ipairs { "mapped", "cache", "activations", "logits", "scratch", "resident" } do
+        for _, name in ipairs { "mapped", "cache", "activations", "logits", "scratch", "sketch", "resident" } do
             assert.is_true(report[name].bytes > 0, name)
             assert.is_true(report[name].peak >= report[name].bytes, name)
         end
