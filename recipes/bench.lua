@@ -68,9 +68,16 @@ function M.cases(args)
     table.sort(depths)
     local function add(case)
         for _, threads in ipairs(thread_counts(args.scaling)) do
-            local one = { threads = threads, batch = 1 }
+            local one = { threads = threads, batch = 1, want = true }
             for name, value in pairs(case) do one[name] = value end
             if one.tokens > 0 then cases[#cases + 1] = one end
+        end
+    end
+    local function add_generation(name, counts, depth, want)
+        for _, n in ipairs(counts) do
+            for _, batch in ipairs(batches) do
+                add { test = name .. n, depth = depth, tokens = n, rows = 1, batch = batch, want = want }
+            end
         end
     end
     local function add_verify(depth, n)
@@ -81,16 +88,8 @@ function M.cases(args)
             for _, n in ipairs(pp) do
                 add { test = "pp" .. n, depth = depth, tokens = n, rows = math.min(n, PASS_ROWS), last_logits = true }
             end
-            for _, n in ipairs(tg) do
-                for _, batch in ipairs(batches) do
-                    add { test = "tg" .. n, depth = depth, tokens = n, rows = 1, batch = batch }
-                end
-            end
-            for _, n in ipairs(greedy) do
-                for _, batch in ipairs(batches) do
-                    add { test = "greedy" .. n, depth = depth, tokens = n, rows = 1, batch = batch, want = "best" }
-                end
-            end
+            add_generation("tg", tg, depth)
+            add_generation("greedy", greedy, depth, "best")
             if #verify > 0 then add_verify(depth, 1) end -- what the others are compared with
             for _, n in ipairs(verify) do
                 if n > 1 then add_verify(depth, n) end
@@ -126,7 +125,7 @@ local function pass(case, stage, first)
     local last, batch = math.min(first + case.rows - 1, case.tokens), stage.batch:clear()
     for s, session in ipairs(stage.sessions) do
         for i = first, last do
-            batch:add(session, stage.ids[s][i], (not case.last_logits or i == case.tokens) and (case.want or true))
+            batch:add(session, stage.ids[s][i], (not case.last_logits or i == case.tokens) and case.want)
         end
     end
     return batch:forward():work()

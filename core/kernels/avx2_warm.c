@@ -15,7 +15,7 @@ typedef struct codes4 {
 } codes4;
 typedef vi sums8;
 typedef vi sums4;
-typedef vi spread;
+typedef vi bytes4;
 
 static inline vi i_zero(void) {
     return _mm256_setzero_si256();
@@ -62,17 +62,14 @@ static inline codes4 load4(const uint8_t *p) {
     const vi both = _mm256_loadu_si256((const void *)p), nibble = _mm256_set1_epi8(15);
     return (codes4){_mm256_and_si256(both, nibble), _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble)};
 }
-static inline vi four(const void *p) {
+static inline vi four_bytes(const void *p) {
     int32_t bytes;
     __builtin_memcpy(&bytes, p, sizeof bytes);
     return _mm256_set1_epi32(bytes);
 }
 
-/* Four bytes in every lane, and codes times these. */
-static inline vi spread4(const int8_t *p) {
-    return four(p);
-}
-static inline vi add_spread(vi sum, vi codes, vi x) {
+/* sum + codes times four bytes. */
+static inline vi dot_bytes(vi sum, vi codes, vi x) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
 }
 
@@ -83,12 +80,12 @@ static inline sums4 zero4(void) {
     return i_zero();
 }
 static inline sums8 add8(sums8 s, codes8 c, ml_whole_row row) {
-    s = _mm256_add_epi32(s, _mm256_madd_epi16(c.first, four(row.whole)));
-    return _mm256_add_epi32(s, _mm256_madd_epi16(c.second, four(row.whole + 2)));
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(c.first, four_bytes(row.whole)));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(c.second, four_bytes(row.whole + 2)));
 }
 static inline sums4 add4(sums4 s, codes4 c, ml_whole_row row) {
-    const vi pairs =
-        _mm256_add_epi16(_mm256_maddubs_epi16(c.low, four(row.high)), _mm256_maddubs_epi16(c.high, four(row.high + 4)));
+    const vi pairs = _mm256_add_epi16(_mm256_maddubs_epi16(c.low, four_bytes(row.high)),
+                                      _mm256_maddubs_epi16(c.high, four_bytes(row.high + 4)));
     return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 static inline vi total8(sums8 s) {

@@ -4,18 +4,9 @@
 #ifndef ML_KERNELS_AVX512_COLUMNS_H
 #define ML_KERNELS_AVX512_COLUMNS_H
 
-enum { SETS = 2 };
+#include "kernels/avx512_bytes.h"
 
-/* In assembly, because GCC 12 would broadcast four bytes for each of their uses anew. */
-static ALWAYS_INLINE __m512i four_bytes(const uint8_t *x) {
-    __m512i v;
-    __asm__("vpbroadcastd %1, %0" : "=v"(v) : "m"(*(const int32_t *)(const void *)x));
-    return v;
-}
-static ALWAYS_INLINE __m512i dot_bytes(__m512i sum, __m512i w, __m512i x) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
-    return sum;
-}
+enum { SETS = 2 };
 
 /* Adds block b of the sets (elements 0 .. 15 and 16 .. 31 as raised bytes, one 32-bit lane a row) and `count` columns
  * to their sums. No loop over the sets: GCC 12 would keep them in memory. */

@@ -1,6 +1,7 @@
 /* Attention to quantised pages with AVX-512 VNNI (vpdpbusd: bytes without a sign times bytes with one, four at a time).
  * A whole number of 16 bits is multiplied as its high and its low byte. */
 #if defined(__x86_64__)
+#include "kernels/avx512_bytes.h"
 #include "kernels/avx512_lanes.h"
 #include "kernels/kernels.h"
 
@@ -17,7 +18,7 @@ typedef struct sums8 {
     vi high, low;
 } sums8;
 typedef vi sums4;
-typedef vi spread;
+typedef vi bytes4;
 
 static inline vi i_zero(void) {
     return _mm512_setzero_si512();
@@ -59,17 +60,6 @@ static inline codes4 load4(const uint8_t *p) {
  * another register each time, until some end up in memory. */
 static inline vi dot_four(vi sum, vi codes, const int8_t *p) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*(const int8_t(*)[4])p));
-    return sum;
-}
-
-/* Four bytes in every lane, and codes times these. In assembly, because GCC 12 would broadcast them for each use. */
-static inline vi spread4(const int8_t *p) {
-    vi v;
-    __asm__("vpbroadcastd %1, %0" : "=v"(v) : "m"(*(const int8_t(*)[4])p));
-    return v;
-}
-static inline vi add_spread(vi sum, vi codes, vi x) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
     return sum;
 }
 

@@ -111,7 +111,7 @@ static ALWAYS_INLINE void add_codes(const int8_t *x, int64_t step, const int que
             __builtin_memcpy(&bytes, x + q * step + i + half * 4, sizeof bytes);
             const vi four = _mm512_set1_epi32(bytes);
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum[q][v]) : "v"(c[v]), "v"(four));
+            for (int v = 0; v < vectors; v++) sum[q][v] = dot_bytes(sum[q][v], c[v], four);
         }
     }
 }

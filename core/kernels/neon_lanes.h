@@ -1,5 +1,6 @@
-/* Four floats a vector: the primitives of lanes.h for aarch64, and those of warm.h that its two files share. All of it
- * is in the baseline of ARMv8.0 (f16 conversion and fused multiplication too), so it needs no flags. */
+/* Four floats a vector: the primitives of lanes.h for aarch64, and those of warm.h and sketch.h that its two files
+ * share. All of it is in the baseline of ARMv8.0 (f16 conversion and fused multiplication too), so it needs no flags.
+ */
 #ifndef ML_KERNELS_NEON_LANES_H
 #define ML_KERNELS_NEON_LANES_H
 
@@ -131,6 +132,13 @@ typedef struct codes4 {
 static inline codes4 load4(const uint8_t *p) {
     const uint8x16_t both = vld1q_u8(p);
     return (codes4){vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15))), vreinterpretq_s8_u8(vshrq_n_u8(both, 4))};
+}
+/* Four bytes in every lane. */
+typedef int8x16_t bytes4;
+static inline bytes4 four_bytes(const void *p) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, p, sizeof bytes);
+    return vreinterpretq_s8_s32(vdupq_n_s32(bytes));
 }
 /* Four int16 as bytes, the high half of each left out. */
 static inline void store_bytes(int8_t *p, int16x4_t v) {

@@ -12,7 +12,6 @@ typedef struct codes8 {
 } codes8;
 typedef vi sums8;
 typedef vi sums4;
-typedef int8x16_t spread;
 
 static inline codes8 load8(const uint8_t *p) {
     static const uint8_t turned[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
@@ -20,13 +19,8 @@ static inline codes8 load8(const uint8_t *p) {
     return (codes8){vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(all))), vreinterpretq_s16_u16(vmovl_high_u8(all))};
 }
 
-/* Four bytes in every lane, and codes times these. */
-static inline int8x16_t spread4(const int8_t *p) {
-    int32_t bytes;
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-    return vreinterpretq_s8_s32(vdupq_n_s32(bytes));
-}
-static inline vi add_spread(vi sum, int8x16_t codes, int8x16_t x) {
+/* sum + codes times four bytes. */
+static inline vi dot_bytes(vi sum, int8x16_t codes, bytes4 x) {
     return vpadalq_s16(sum, vpaddq_s16(vmull_s8(vget_low_s8(codes), vget_low_s8(x)), vmull_high_s8(codes, x)));
 }
 

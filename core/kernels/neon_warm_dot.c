@@ -15,19 +15,13 @@ typedef struct sums8 {
     vi high, low;
 } sums8;
 typedef vi sums4;
-typedef int8x16_t spread;
 
 static inline codes8 load8(const uint8_t *p) {
     return (codes8){vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p), vdupq_n_u8(128)))};
 }
 
-/* Four bytes in every lane, and codes times these. */
-static inline int8x16_t spread4(const int8_t *p) {
-    int32_t bytes;
-    __builtin_memcpy(&bytes, p, sizeof bytes);
-    return vreinterpretq_s8_s32(vdupq_n_s32(bytes));
-}
-static inline vi add_spread(vi sum, int8x16_t codes, int8x16_t x) {
+/* sum + codes times four bytes. */
+static inline vi dot_bytes(vi sum, int8x16_t codes, bytes4 x) {
     return vdotq_s32(sum, codes, x);
 }
 

@@ -1,8 +1,8 @@
 /* Products with a sketch (model/sketch.h), written once for any width: what the files of attention to quantised pages
  * share, which have what it takes. Everything here is static. Expected before, besides some of what warm.h expects:
  *
- *   spread spread4(p)              four bytes in every lane
- *   add_spread(s, codes, spread)   adds the products with the low or the high ones of a codes4 */
+ *   bytes4 four_bytes(p)       four bytes in every lane
+ *   dot_bytes(s, codes, four)  adds the products with the low or the high ones of a codes4 */
 #ifndef ML_KERNELS_SKETCH_H
 #define ML_KERNELS_SKETCH_H
 
@@ -28,15 +28,15 @@ static ALWAYS_INLINE void sketch_columns(const uint8_t *codes, int64_t k, int64_
         }
 #pragma GCC unroll 8
         for (int c = 0; c < count; c++) {
-            const spread first = spread4(columns + c * 8);
+            const bytes4 first = four_bytes(columns + c * 8);
 #pragma GCC unroll 4
-            for (int v = 0; v < SKETCH_VECTORS; v++) sum[c][v] = add_spread(sum[c][v], eight[v].low, first);
+            for (int v = 0; v < SKETCH_VECTORS; v++) sum[c][v] = dot_bytes(sum[c][v], eight[v].low, first);
         }
 #pragma GCC unroll 8
         for (int c = 0; c < count; c++) {
-            const spread second = spread4(columns + c * 8 + 4);
+            const bytes4 second = four_bytes(columns + c * 8 + 4);
 #pragma GCC unroll 4
-            for (int v = 0; v < SKETCH_VECTORS; v++) sum[c][v] = add_spread(sum[c][v], eight[v].high, second);
+            for (int v = 0; v < SKETCH_VECTORS; v++) sum[c][v] = dot_bytes(sum[c][v], eight[v].high, second);
         }
     }
 #pragma GCC unroll 8

@@ -1,6 +1,7 @@
 /* Random tokens in place of a prefill, to measure how a full cache behaves. For benchmarks only. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/random.h"
 #include "base/threads.h"
 #include "kv/cache.h"
 #include "model/model.h"
@@ -15,19 +16,11 @@ typedef struct filling {
     float *room; /* {layers, 3, kv_heads, head_dim} */
 } filling;
 
-/* SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014). */
-static uint64_t next_random(uint64_t *state) {
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
 /* `n` numbers (a multiple of 2) around 0 with deviation 1, nearly normal: sums of four uniform ones. */
 static void draw(uint64_t *state, float *out, int64_t n) {
     const float root = 1.0f / 147.8f; /* of the sum of four bytes, whose variance is 4 (256^2 - 1) / 12 */
     for (int64_t i = 0; i < n; i += 2) {
-        const uint64_t bits = next_random(state);
+        const uint64_t bits = ml_random_next(state);
         const uint64_t pairs = (bits & 0x00FF00FF00FF00FFu) + ((bits >> 8) & 0x00FF00FF00FF00FFu);
         out[i] = ((float)((pairs & 0xFFFF) + ((pairs >> 16) & 0xFFFF)) - 510) * root;
         out[i + 1] = ((float)(((pairs >> 32) & 0xFFFF) + (pairs >> 48)) - 510) * root;
@@ -43,7 +36,7 @@ static void fill_layers(void *arg, int64_t begin, int64_t end, int thread) {
         float *mean = work->room + layer * 3 * width, *keys = mean + width, *values = keys + width;
         uint64_t state = work->seed + (uint64_t)layer;
         draw(&state, mean, width);
-        state = next_random(&state) + (uint64_t)work->first;
+        state = ml_random_next(&state) + (uint64_t)work->first;
         for (int64_t t = work->first; t < work->first + work->count; t++) {
             draw(&state, keys, width);
             draw(&state, values, width);
@@ -62,7 +55,7 @@ static int fill_page(ml_cache *cache, ml_sequence *sequence, int64_t count, uint
     ml_parallel(cache->layers, 1, fill_layers, &work);
     const uint64_t vocabulary = (uint64_t)cache->model->config.vocabulary;
     uint64_t state = ~(seed + (uint64_t)sequence->length);
-    for (int64_t i = 0; i < count; i++) ml_sequence_append(sequence, (int32_t)(next_random(&state) % vocabulary), 0);
+    for (int64_t i = 0; i < count; i++) ml_sequence_append(sequence, (int32_t)(ml_random_next(&state) % vocabulary), 0);
     ml_cache_changed(cache);
     return ml_cache_settle(cache);
 }

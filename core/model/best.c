@@ -41,6 +41,8 @@ typedef struct search {
     const ml_matrix *head;
     const ml_input *in;
     int64_t columns, n;
+    int64_t group;        /* columns that are multiplied together: all on a matrix unit, whose numbers depend on that */
+    float off;            /* share of norm times norm that a computed logit may be off by */
     float *bound;         /* {C, n}: at least the logit; where it was computed, the logit */
     float *top;           /* {C, tiles}: the largest bound of a tile */
     int32_t *first;       /* {C}: the row of the largest bound */
@@ -82,9 +84,9 @@ static int searchable(const ml_batch *b) {
 }
 
 size_t ml_best_floats(const ml_batch *b) {
-    const int64_t k = (b->model->config.width + 7) / 8 * 8;
+    const ml_config *c = &b->model->config;
     search s = {.columns = b->wanted};
-    return searchable(b) ? lay_out(&s, NULL, b->model->config.vocabulary, k) : 0;
+    return searchable(b) ? lay_out(&s, NULL, c->vocabulary, ml_sketch_columns(c->width)) : 0;
 }
 
 /* ---- bounds ---- */
@@ -115,14 +117,13 @@ static int prepare_column(search *s, int64_t c) {
         error += off * off;
     }
     const int32_t sum = s->parts == 2 ? q->whole_sum : 256 * q->high_sum;
-    const float share = ml_linear_way(s->head, s->in) == ML_LINEAR_TILES ? 0x1p-7f : 0x1p-12f;
     s->column[c] = (column_bound){
         .unit = q->scale,
         .middle = 7.5f * (float)sum,
         .deviation =
             ML_SKETCH_DEVIATIONS * (float)(sqrt(plain) + sqrt(error)), /* at least the norm of unit times them */
         .error = (float)sqrt(error) * 1.0001f,
-        .rounding = share * (float)sqrt(norm),
+        .rounding = s->off * (float)sqrt(norm),
     };
     return 1;
 }
@@ -165,11 +166,6 @@ static void bound_tiles(void *arg, int64_t begin, int64_t end, int thread) {
 
 /* ---- logits ---- */
 
-/* Columns that are multiplied together: all on a matrix unit, whose numbers depend on that; else each alone. */
-static int64_t group_of(const search *s) {
-    return ml_linear_way(s->head, s->in) == ML_LINEAR_TILES ? s->columns : 1;
-}
-
 /* Puts a row on the list of the columns from `first` on, in parts of ML_BEST_ROWS. 0 if it is full. */
 static int list_row(search *s, int64_t first, int32_t row) {
     list_part *part = s->parts_listed ? &s->list[s->parts_listed - 1] : NULL;
@@ -185,7 +181,7 @@ static int list_row(search *s, int64_t first, int32_t row) {
 /* Logits of the listed rows, which are brought together first, to their bounds' places. */
 static void compute_parts(void *arg, int64_t begin, int64_t end, int thread) {
     const search *s = arg;
-    const int64_t stride = s->head->stride, group = group_of(s);
+    const int64_t stride = s->head->stride, group = s->group;
     float *scratch = ml_scratch(thread), logits[MOST_COLUMNS * ML_BEST_ROWS];
     uint8_t *rows = (uint8_t *)scratch + ml_linear_scratch(s->head->cols);
     for (int64_t p = begin; p < end; p++) {
@@ -210,8 +206,8 @@ static int64_t largest(const float *x, int64_t n) {
 }
 
 /* Whether the row of column c's largest bound was on the list of an earlier column of its group. */
-static int known_first(const search *s, int64_t c, int64_t group) {
-    for (int64_t i = c / group * group; i < c; i++) {
+static int known_first(const search *s, int64_t c) {
+    for (int64_t i = c / s->group * s->group; i < c; i++) {
         if (s->first[i] == s->first[c]) return 1;
     }
     return 0;
@@ -219,12 +215,11 @@ static int known_first(const search *s, int64_t c, int64_t group) {
 
 /* The logit of each column's largest bound: what the others have to reach. 0 if that is too much work. */
 static int compute_first(search *s) {
-    const int64_t group = group_of(s);
     for (int64_t c = 0; c < s->columns; c++) {
         const int64_t tile = largest(s->top + c * s->sketch->tiles, s->sketch->tiles);
         const float *bound = s->bound + c * s->n + tile * ML_SKETCH_ROWS;
         s->first[c] = (int32_t)(tile * ML_SKETCH_ROWS + largest(bound, ML_SKETCH_ROWS));
-        if (!known_first(s, c, group) && !list_row(s, c / group * group, s->first[c])) return 0;
+        if (!known_first(s, c) && !list_row(s, c / s->group * s->group, s->first[c])) return 0;
     }
     ml_parallel(s->parts_listed, 1, compute_parts, s);
     for (int64_t c = 0; c < s->columns; c++) s->least[c] = s->bound[c * s->n + s->first[c]];
@@ -232,23 +227,23 @@ static int compute_first(search *s) {
 }
 
 /* Lists the rows of a tile of which a bound of the columns from `first` on reaches the logit that is known. */
-static int list_tile(search *s, int64_t first, int64_t group, int64_t tile) {
+static int list_tile(search *s, int64_t first, int64_t tile) {
+    const int64_t last = first + s->group;
     int reached = 0;
-    for (int64_t c = first; c < first + group; c++) reached |= s->top[c * s->sketch->tiles + tile] >= s->least[c];
+    for (int64_t c = first; c < last; c++) reached |= s->top[c * s->sketch->tiles + tile] >= s->least[c];
     for (int64_t r = tile * ML_SKETCH_ROWS; reached && r < (tile + 1) * ML_SKETCH_ROWS; r++) {
         int row = 0;
-        for (int64_t c = first; c < first + group; c++) row |= s->bound[c * s->n + r] >= s->least[c];
+        for (int64_t c = first; c < last; c++) row |= s->bound[c * s->n + r] >= s->least[c];
         if (row && !list_row(s, first, (int32_t)r)) return 0;
     }
     return 1;
 }
 
 static int compute_rest(search *s) {
-    const int64_t group = group_of(s);
     s->parts_listed = 0;
-    for (int64_t first = 0; first < s->columns; first += group) {
+    for (int64_t first = 0; first < s->columns; first += s->group) {
         for (int64_t t = 0; t < s->sketch->tiles; t++) {
-            if (!list_tile(s, first, group, t)) return 0;
+            if (!list_tile(s, first, t)) return 0;
         }
     }
     ml_parallel(s->parts_listed, 1, compute_parts, s);
@@ -258,7 +253,7 @@ static int compute_rest(search *s) {
 /* The best of the rows that are listed for column c, which come in ascending order. */
 static int32_t best_listed(const search *s, int64_t c) {
     const float *logits = s->bound + c * s->n;
-    const int64_t first = c / group_of(s) * group_of(s);
+    const int64_t first = c / s->group * s->group;
     int32_t best = -1;
     for (int64_t p = 0; p < s->parts_listed; p++) {
         const list_part *part = &s->list[p];
@@ -280,11 +275,14 @@ static void take_best(ml_batch *b, const search *s) {
 
 int ml_best_find(ml_batch *b, const ml_input *in, int *found) {
     ml_model *m = b->model;
+    const int way = ml_linear_way(&m->head, in);
     *found = 0;
-    if (!searchable(b) || !ml_tuned(ML_TUNING_SKETCH) || ml_linear_way(&m->head, in) == ML_LINEAR_DENSE) return ML_OK;
+    if (!searchable(b) || !ml_tuned(ML_TUNING_SKETCH) || way == ML_LINEAR_DENSE) return ML_OK;
     int status = m->sketch ? ML_OK : ml_sketch_create(&m->head, &m->sketch);
     if (status != ML_OK || !m->sketch->codes) return status;
     search s = {.sketch = m->sketch, .head = &m->head, .in = in, .columns = b->wanted};
+    s.group = way == ML_LINEAR_TILES ? s.columns : 1;
+    s.off = way == ML_LINEAR_TILES ? 0x1p-7f : 0x1p-12f; /* bf16 on both sides; int16 with scales, sums in f32 */
     lay_out(&s, b->logits, m->head.rows, m->sketch->k);
     for (int64_t c = 0; c < s.columns; c++) {
         if (!prepare_column(&s, c)) return ML_OK;
@@ -296,7 +294,7 @@ int ml_best_find(ml_batch *b, const ml_input *in, int *found) {
     take_best(b, &s);
     for (int64_t p = 0; p < s.parts_listed; p++) {
         b->work.weight_bytes += s.list[p].rows * m->head.stride;
-        b->work.operations += 2.0 * (double)(s.list[p].rows * m->head.cols * group_of(&s));
+        b->work.operations += 2.0 * (double)(s.list[p].rows * m->head.cols * s.group);
     }
     *found = 1;
     return ML_OK;

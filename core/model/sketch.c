@@ -1,6 +1,7 @@
 #include "model/sketch.h"
 
 #include "base/memory.h"
+#include "base/random.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
 
@@ -39,14 +40,6 @@ static void find_scales(ml_sketch *s, const ml_matrix *m, float *inverse) {
     }
 }
 
-/* 64 random bits for place `at` (splitmix64: see tensor/synth.c). */
-static uint64_t random_bits(uint64_t at) {
-    uint64_t z = (at + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 /* What is known of a row: its norm, that of the row divided by the scales, which takes its place, and the largest
  * element of that. Loops over lanes, so that gcc makes vectors of them. */
 typedef struct row_size {
@@ -79,7 +72,7 @@ static row_size divide_row(float *w, const float *inverse, int64_t k) {
 static void round_row(const float *w, int64_t k, int64_t row, float step, uint8_t *codes) {
     const float inverse = step > 0 ? 1 / step : 0;
     for (int64_t j = 0; j < k; j += 8, codes += ML_SKETCH_ROWS * 4) {
-        uint64_t bits[2] = {random_bits((uint64_t)(row * k + j)), random_bits((uint64_t)(row * k + j + 4))};
+        uint64_t bits[2] = {ml_random_at(0, (uint64_t)(row * k + j)), ml_random_at(0, (uint64_t)(row * k + j + 4))};
         uint16_t up[8]; /* rounds up with the probability of the fraction */
         int32_t code[8];
         memcpy(up, bits, sizeof up);
@@ -125,7 +118,7 @@ int ml_sketch_create(const ml_matrix *matrix, ml_sketch **out) {
     ml_sketch *s = ml_calloc(1, sizeof *s);
     if (!s) return ML_E_MEMORY;
     s->tiles = (matrix->rows + ML_SKETCH_ROWS - 1) / ML_SKETCH_ROWS;
-    s->k = (matrix->cols + 7) / 8 * 8;
+    s->k = ml_sketch_columns(matrix->cols);
     const size_t rows = (size_t)(s->tiles * ML_SKETCH_ROWS), codes = rows * (size_t)s->k / 2;
     s->step = ml_calloc(rows * 3 + (size_t)s->k, sizeof(float));
     s->codes = ml_alloc_aligned(1, codes);

@@ -27,6 +27,10 @@ typedef struct ml_sketch {
     int64_t bytes;     /* of all that */
 } ml_sketch;
 
+/* Columns of the sketch of a matrix that has `cols`. */
+static inline int64_t ml_sketch_columns(int64_t cols) {
+    return (cols + 7) / 8 * 8;
+}
 /* Makes the sketch of a matrix, on all threads. */
 int ml_sketch_create(const ml_matrix *matrix, ml_sketch **out);
 void ml_sketch_free(ml_sketch *sketch);

@@ -1,5 +1,6 @@
 /* Element-wise operations and those along a row. Everything here computes in f32 and makes new tensors. */
 #include "base/error.h"
+#include "base/random.h"
 #include "kernels/kernels.h"
 #include "tensor/convert.h"
 #include "tensor/dtype.h"
@@ -216,13 +217,9 @@ int ml_tensor_swiglu(const ml_tensor *gate, const ml_tensor *up, int clamped, ml
 
 /* ---- random numbers --------------------------------------------------------------------------- */
 
-/* splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014) of a counter: element i is the
- * same whatever is around it. Uniform in [0, 1). */
+/* Of a counter: element i is the same whatever is around it. Uniform in [0, 1). */
 static double random_unit(uint64_t seed, uint64_t counter) {
-    uint64_t z = seed + (counter + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
+    return (double)(ml_random_at(seed, counter) >> 11) * 0x1p-53;
 }
 
 /* Box and Muller (1958): two uniform numbers make a normal one. */

@@ -1,48 +1,36 @@
 /* Random weights, made directly as stored blocks: nothing is quantised, so a large file is written at disk speed.
- * Bits come from splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014) over a counter,
- * so that the result does not depend on threads. */
+ * Each run of blocks has a stream of bits of its own, so that the result does not depend on threads. */
 #include "base/error.h"
+#include "base/random.h"
 #include "base/threads.h"
 #include "tensor/blocks.h"
 #include "tensor/dtype.h"
 
 #include <math.h>
 
-/* A stream of random bits from a place of its own. */
-typedef struct stream {
-    uint64_t state;
-} stream;
-
-static uint64_t next(stream *s) {
-    uint64_t z = s->state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static void fill_bytes(stream *s, uint8_t *out, size_t bytes) {
+static void fill_bytes(uint64_t *s, uint8_t *out, size_t bytes) {
     uint64_t word;
     for (; bytes >= 8; out += 8, bytes -= 8) {
-        word = next(s);
+        word = ml_random_next(s);
         memcpy(out, &word, 8);
     }
-    word = next(s);
+    word = ml_random_next(s);
     memcpy(out, &word, bytes);
 }
 
 /* Uniform in (-1, 1), times `width`. */
-static float uniform(stream *s, double width) {
-    return (float)(((double)(next(s) >> 11) * 0x1p-52 - 1) * width);
+static float uniform(uint64_t *s, double width) {
+    return (float)(((double)(ml_random_next(s) >> 11) * 0x1p-52 - 1) * width);
 }
 
 /* `scale` or -scale, as f16 bits. Signs make the mean 0 where the codes of a block are not symmetric. */
-static uint16_t signed_scale(stream *s, double scale) {
-    return ml_f32_to_f16((float)(next(s) >> 63 ? -scale : scale));
+static uint16_t signed_scale(uint64_t *s, double scale) {
+    return ml_f32_to_f16((float)(ml_random_next(s) >> 63 ? -scale : scale));
 }
 
 /* Fills one block with random codes and scales, so that its values have mean 0 and the deviation asked for. `unit` is
  * the scale d for that. */
-static void fill_block(int dtype, stream *s, double unit, uint8_t *out, size_t bytes) {
+static void fill_block(int dtype, uint64_t *s, double unit, uint8_t *out, size_t bytes) {
     fill_bytes(s, out, bytes);
     uint16_t d = ml_f32_to_f16((float)unit);
     switch (dtype) {
@@ -150,9 +138,9 @@ static void prepare_mxfp4(fill *f, double deviation) {
     f->raise = (uint64_t)((wanted - low) / (3 * low) * 0x1p32);
 }
 
-static void fill_mxfp4(const fill *f, stream *s, uint8_t *out) {
-    uint64_t low = next(s), high = next(s);
-    uint64_t chance = next(s) >> 32;
+static void fill_mxfp4(const fill *f, uint64_t *s, uint8_t *out) {
+    uint64_t low = ml_random_next(s), high = ml_random_next(s);
+    uint64_t chance = ml_random_next(s) >> 32;
     out[0] = (uint8_t)(f->exponent + (chance < f->raise));
     memcpy(out + 1, &low, 8);
     memcpy(out + 9, &high, 8);
@@ -163,8 +151,8 @@ enum { GRAIN = 4096 }; /* blocks, or elements of plain dtypes */
 static void fill_run(void *arg, int64_t begin, int64_t end, int thread) {
     const fill *f = arg;
     (void)thread;
-    stream s = {f->seed ^ ((uint64_t)begin << 20)};
-    s.state = next(&s);
+    uint64_t s = f->seed ^ ((uint64_t)begin << 20);
+    s = ml_random_next(&s);
     uint8_t *out = f->out + (size_t)begin * f->block_bytes;
     for (int64_t i = begin; i < end; i++, out += f->block_bytes) {
         if (f->dtype == ML_MXFP4) {

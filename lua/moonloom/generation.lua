@@ -344,15 +344,16 @@ end
 --- The JSON value of a generation; the bandwidth only if it was measured (self.read_bandwidth).
 function Generation:json()
     local speed, bytes = self:speed(), self.model:bytes_per_token()
-    local bandwidth = not self.parameters.only_best and rawget(self, "read_bandwidth") -- which reads less
+    local bandwidth = rawget(self, "read_bandwidth") or 0 / 0
+    local reads_all = not self.parameters.only_best -- which reads less: nobody counts how much
     return {
         text = self.text, prompt_ids = self.prompt_ids, ids = self.ids, stop = self.stop, seed = self.seed,
         load_ms = self.model.load_ms, ttft_ms = rawget(self, "ttft_ms") or 0 / 0,
         tokens_per_second = speed or 0 / 0,
         prefill_tokens_per_second = rate(self.times.fed, self.times.prefill_ms) or 0 / 0,
         peak_bytes = rawget(self, "peak_bytes") or tonumber(C.ml_memory_peak()),
-        weight_bytes_per_token = bytes, read_bandwidth = rawget(self, "read_bandwidth") or 0 / 0,
-        bandwidth_share = bandwidth and speed and bytes * speed / bandwidth or 0 / 0,
+        weight_bytes_per_token = bytes, read_bandwidth = bandwidth,
+        bandwidth_share = reads_all and speed and bytes * speed / bandwidth or 0 / 0,
     }
 end
 

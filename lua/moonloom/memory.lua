@@ -15,8 +15,7 @@ local purposes = {
     { "activations", C.ML_MEMORY_ACTIVATIONS }, { "logits", C.ML_MEMORY_LOGITS }, { "scratch", C.ML_MEMORY_SCRATCH },
     { "sketch", C.ML_MEMORY_SKETCH },
 }
-local lines = { "mapped", "copied", "cache", "activations", "logits", "scratch", "sketch", "lua",
-    "resident" }
+local lines = { "mapped", "copied", "cache", "activations", "logits", "scratch", "sketch", "lua", "resident" }
 
 local function megabytes(bytes)
     return bytes and ("%.2f MB"):format(bytes / 1e6)
@@ -48,8 +47,8 @@ function Report:__tostring()
     return table.concat(text, "\n")
 end
 
---- Where the memory of this process is: { mapped, copied, cache, activations, logits, scratch, sketch, lua,
---- resident, allocations }.
+--- Where the memory of this process is: { mapped, copied, cache, activations, logits, scratch, sketch, lua, resident,
+--- allocations }.
 function M.report()
     local now, peak, report = ffi.new("int64_t[1]"), ffi.new("int64_t[1]"), {}
     for _, purpose in ipairs(purposes) do

@@ -274,23 +274,24 @@ local function keep_logits(self, batch, row)
     self._logits, self._logits_at = batch:logits(row), self.position
 end
 
---- Feeds one token; its logits are there afterwards. Returns the session.
-function Session:step(id)
+-- A pass of one token that wants logits (true) or the best. Returns its batch.
+local function feed_one(self, id, want)
     local batch = rawget(self, "_step") or self.model:batch(1)
     self._step = batch
-    batch:clear():add(self, id, true)
-    batch:forward()
-    keep_logits(self, batch, 1)
+    batch:clear():add(self, id, want)
+    return batch:forward()
+end
+
+--- Feeds one token; its logits are there afterwards. Returns the session.
+function Session:step(id)
+    keep_logits(self, feed_one(self, id, true), 1)
     return self
 end
 
 --- Feeds one token and returns the best next one, and its logit, without working out all logits: the same token as
 --- session:step(id):logits():argmax() gives, faster (see ML_WANT_BEST in core/moonloom.h).
 function Session:best(id)
-    local batch = rawget(self, "_step") or self.model:batch(1)
-    self._step = batch
-    batch:clear():add(self, id, "best")
-    batch:forward()
+    local batch = feed_one(self, id, "best")
     self._logits = nil
     return batch:best(1)
 end
