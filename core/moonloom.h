@@ -800,7 +800,8 @@ void ml_batch_work(const ml_batch *batch, ml_work *out);
 
 /* ---- logits ----------------------------------------------------------------------------------- */
 
-/* The `k` largest of `n` logits, best first (ties: the lower id first), 1 <= k <= n. */
+/* The `k` largest of `n` logits, best first (ties: the lower id first; NaN last), 1 <= k <= n. ML_E_MEMORY is possible
+ * only where k is over 512. */
 int ml_logits_topk(const float *logits, int64_t n, int64_t k, int32_t *ids, float *values);
 /* log(sum(exp(logits))) over `n` logits, accumulated in double: log-probability of i is logits[i] - this. */
 int ml_logits_logsumexp(const float *logits, int64_t n, double *out);

@@ -69,6 +69,28 @@ describe("logits", function()
         assert.equal(C.ML_E_ARGUMENT, C.ml_logits_topk(logits, 3, 0, ids, values))
     end)
 
+    it("top-k of many is what a full sort gives with zeros of both signs, infinities and NaN among them", function()
+        local random, x, all = require("block_layouts").random(3), ffi.new("float[?]", n), {}
+        local special = { 0, -0.0, 1 / 0, -1 / 0, 0 / 0, 1e-40, -1e-40 }
+        for i = 0, n - 1 do
+            x[i] = random(0, 9) == 0 and special[random(1, #special)] or random(-3000, 3000) / 256
+            all[i + 1] = i
+        end
+        table.sort(all, function(a, b)
+            local p, q = tonumber(x[a]), tonumber(x[b])
+            if p ~= p or q ~= q then return p == p or q ~= q and a < b end
+            return p > q or p == q and a < b
+        end)
+        for _, k in ipairs { 511, 512, 513, 2000, n - 1, n } do
+            local ids, values = ffi.new("int32_t[?]", k), ffi.new("float[?]", k)
+            assert.equal(C.ML_OK, C.ml_logits_topk(x, n, k, ids, values))
+            for i = 1, k do
+                if all[i] ~= ids[i - 1] then error(("k %d: rank %d is %d, not %d"):format(k, i, ids[i - 1], all[i])) end
+                assert.is_true(values[i - 1] == x[all[i]] or x[all[i]] ~= x[all[i]])
+            end
+        end
+    end)
+
     it("top-k puts NaN last", function()
         local x = ffi.new("float[4]", 1, 0 / 0, -1 / 0, 2)
         local ids, values = ffi.new "int32_t[4]", ffi.new "float[4]"
@@ -279,6 +301,64 @@ local function compare(what, t, expected, relative, absolute)
         end
     end
 end
+
+describe("sampling kernels", function()
+    local out, id = ffi.new "double[1]", ffi.new "int32_t[1]"
+    local function mass(x, n, scale, top)
+        assert.equal(C.ML_OK, C.ml_logits_mass(x, n, scale, top, nil, 0, out))
+        return out[0]
+    end
+
+    it("sum weights as the C library does", function()
+        each_isa(function(isa)
+            for _, n in ipairs { 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 100, 1500 } do
+                local x = tensor.randn(n, { seed = n, deviation = 12 })
+                local p, top = x:pointer(), x:max()
+                for _, scale in ipairs { 0.01, 1, 7.3 } do
+                    local sum = 0
+                    for i = 0, n - 1 do sum = sum + math.exp(scale * p[i] - scale * top) end
+                    assert.is_true(math.abs(mass(p, n, scale, scale * top) / sum - 1) < 1e-11, isa .. " " .. n)
+                end
+            end
+            local none = ffi.new("float[20]", -1 / 0)
+            for i = 1, 19 do none[i] = -1 / 0 end
+            assert.equal(0, mass(none, 20, 1, 0))
+            none[13] = -800 -- no double
+            assert.equal(0, mass(none, 20, 1, 0))
+            none[13] = 0 / 0
+            assert.is_true(mass(none, 20, 1, 0) ~= mass(none, 20, 1, 0))
+            none[13] = 1 / 0
+            assert.equal(1 / 0, mass(none, 20, 1, 0))
+            none[13] = 709
+            assert.is_true(math.abs(mass(none, 20, 1, 0) / math.exp(709) - 1) < 1e-11)
+        end)
+    end)
+
+    it("pick the token at which the running sum exceeds the target", function()
+        each_isa(function()
+            local n = 5000
+            local x = tensor.randn(n, { seed = 5, deviation = 3 })
+            local p, skip = x:pointer(), ffi.new("int32_t[3]", 0, 1030, 4999)
+            for i = 4000, n - 1 do p[i] = -1 / 0 end
+            local all, sum = mass(p, 4000, 1, 0) - math.exp(p[0]) - math.exp(p[1030]), 0
+            local function picked(target)
+                assert.equal(C.ML_OK, C.ml_logits_pick(p, n, 1, 0, skip, 3, target, id))
+                return id[0]
+            end
+            for i = 0, 3999 do
+                if i ~= 0 and i ~= 1030 then
+                    local weight = math.exp(p[i])
+                    assert.equal(i, picked(sum + 0.5 * weight))
+                    sum = sum + weight
+                end
+            end
+            assert.equal(1, picked(0))
+            assert.equal(3999, picked(all * 1.001))
+            for i = 0, n - 1 do p[i] = -1 / 0 end
+            assert.equal(C.ML_E_NOT_FOUND, C.ml_logits_pick(p, n, 1, 0, skip, 3, 0, id))
+        end)
+    end)
+end)
 
 describe("activation kernels", function()
     local sizes = { 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 192 }

@@ -7,6 +7,7 @@
 
 enum { W = 16 };
 typedef __m512 vf;
+typedef __m512d vd;
 
 static inline vf v_load(const float *p) {
     return _mm512_loadu_ps(p);
@@ -40,6 +41,12 @@ static inline vf v_max(vf a, vf b) {
 }
 static inline vf v_min(vf a, vf b) {
     return _mm512_min_ps(a, b);
+}
+static inline vd d_fma(vd a, vd b, vd c) {
+    return _mm512_fmadd_pd(a, b, c);
+}
+static inline vd d_min(vd a, vd b) {
+    return _mm512_min_pd(a, b);
 }
 static inline vf v_round(vf x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

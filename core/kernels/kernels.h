@@ -112,6 +112,8 @@ typedef struct ml_kernels {
     void (*rms_norm)(const float *x, const float *weight, double epsilon, float *out, int64_t n);
     /* x[i] = exp(x[i]) / sum(exp(x)), stable. */
     void (*softmax)(float *x, int64_t n);
+    /* The sum of exp(scale * x[i] - top), in double. */
+    double (*exp_sum)(const float *x, int64_t n, double scale, double top);
     /* out[i] = g * sigmoid(1.702 g) * (u + 1), g = min(gate[i], 7), u = clamp(up[i], -7, 7). (gpt-oss) out may be gate.
      */
     void (*swiglu_clamped)(const float *gate, const float *up, float *out, int64_t n);

@@ -9,6 +9,7 @@
  *   v_round v_power       nearest integer; x * 2^n for -151 <= n <= 128
  *   v_sum v_top           over the lanes
  *   v_join_sums v_join_tops    the same of eight vectors
+ *   vd d_fma d_min        the same of W / 2 doubles
  *
  * and what follows from these is here. */
 #ifndef ML_KERNELS_LANES_H

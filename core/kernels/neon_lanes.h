@@ -9,6 +9,7 @@
 
 enum { W = 4 };
 typedef float32x4_t vf;
+typedef float64x2_t vd;
 
 static inline vf v_load(const float *p) {
     return vld1q_f32(p);
@@ -63,6 +64,12 @@ static inline vf v_max(vf a, vf b) {
 }
 static inline vf v_min(vf a, vf b) {
     return vbslq_f32(vcltq_f32(a, b), a, b);
+}
+static inline vd d_fma(vd a, vd b, vd c) {
+    return vfmaq_f64(c, a, b);
+}
+static inline vd d_min(vd a, vd b) {
+    return vbslq_f64(vcltq_f64(a, b), a, b);
 }
 static inline vf v_round(vf x) {
     return vrndnq_f32(x);

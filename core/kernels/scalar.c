@@ -75,6 +75,12 @@ static void softmax(float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] *= scale;
 }
 
+static double exp_sum(const float *x, int64_t n, double scale, double top) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += exp(scale * (double)x[i] - top);
+    return sum;
+}
+
 static void swiglu_clamped(const float *gate, const float *up, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float g = gate[i] > 7 ? 7 : gate[i], u = up[i] > 7 ? 7 : up[i] < -7 ? -7 : up[i];
@@ -175,6 +181,7 @@ void ml_kernels_scalar(ml_kernels *table) {
             },
         .rms_norm = rms_norm,
         .softmax = softmax,
+        .exp_sum = exp_sum,
         .swiglu_clamped = swiglu_clamped,
         .swiglu = swiglu,
         .axpy = axpy,

@@ -56,6 +56,53 @@ static void softmax(float *x, int64_t n) {
     if (i < n) v_store_part(x + i, v_load_part(x + i, n - i) * scale, n - i);
 }
 
+/* W / 2 doubles, and what belongs to them. */
+enum { D = W / 2 };
+typedef uint64_t vd_bits __attribute__((vector_size(D * 8)));
+typedef float vd_floats __attribute__((vector_size(D * 4)));
+
+/* exp(x) in double, 1e-11 relative: 2^n * exp(r) with |r| <= ln(2)/2 and Taylor's polynomial of degree 9. 0 below -708,
+ * infinite above 709.8; NaN stays. */
+static inline vd d_exp(vd x) {
+    const vd zero = {0};
+    const vd_bits low = (vd_bits)(x < -708);
+    const vd near = d_min(zero + 710, x);
+    const vd shifted = d_fma(near, zero + 0x1.71547652b82fep0, zero + 0x1.8p52); /* n in the lowest bits */
+    const vd n = shifted - 0x1.8p52;
+    vd r = d_fma(n, zero - 0x1.62e42feep-1, near); /* ln(2) in two parts, as in v_exp() */
+    r = d_fma(n, zero - 0x1.a39ef35793c76p-33, r);
+    vd p = zero + 1.0 / 362880;
+    p = d_fma(p, r, zero + 1.0 / 40320);
+    p = d_fma(p, r, zero + 1.0 / 5040);
+    p = d_fma(p, r, zero + 1.0 / 720);
+    p = d_fma(p, r, zero + 1.0 / 120);
+    p = d_fma(p, r, zero + 1.0 / 24);
+    p = d_fma(p, r, zero + 1.0 / 6);
+    p = d_fma(p, r, zero + 0.5);
+    p = d_fma(p, r, zero + 1.0);
+    p = d_fma(p, r, zero + 1.0);
+    const vd power = (vd)(((vd_bits)shifted + 1023) << 52);
+    return (vd)((vd_bits)(p * power) & ~low);
+}
+
+static inline vd d_load(const float *x) {
+    vd_floats v;
+    memcpy(&v, x, sizeof v);
+    return __builtin_convertvector(v, vd);
+}
+
+static double exp_sum(const float *x, int64_t n, double scale, double top) {
+    vd sum = {0};
+    float last[D];
+    double total = 0;
+    int64_t i = 0;
+    for (; i + D <= n; i += D) sum += d_exp(d_load(x + i) * scale - top);
+    for (int lane = 0; lane < D; lane++) last[lane] = i + lane < n ? x[i + lane] : -INFINITY;
+    sum += d_exp(d_load(last) * scale - top);
+    for (int lane = 0; lane < D; lane++) total += sum[lane];
+    return total;
+}
+
 /* g * sigmoid(slope * g). */
 static inline vf v_gate(vf g, float slope) {
     return g / (v_set(1) + v_exp(g * v_set(-slope)));
@@ -377,6 +424,7 @@ static void fill(ml_kernels *table, const char *isa, int64_t few_columns) {
     PUT(ML_Q6_K, q6_k);
     table->rms_norm = rms_norm;
     table->softmax = softmax;
+    table->exp_sum = exp_sum;
     table->swiglu_clamped = swiglu_clamped;
     table->swiglu = swiglu;
     table->axpy = axpy;

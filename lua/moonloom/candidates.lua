@@ -3,7 +3,7 @@
 --
 --     candidates:logit(id)            its logit now            candidates:set(id, logit), :add(id, bias), :ban(id)
 --     candidates:top(5)               the best, with p         candidates:scale(1 / temperature)
---     candidates:probability(id)                               candidates:keep(40)  only the best 40
+--     candidates:probability(id), :logsumexp()                 candidates:keep(40)  only the best 40
 --     candidates:best() -> id, logit                           candidates:keep_above(logit)
 --     candidates:rank_of_mass(0.95)   how many make up 95 %    candidates:sample(u) -> id, for u in [0, 1)
 --
@@ -74,7 +74,7 @@ end
 local function rank(self, wanted)
     wanted = math.min(wanted, self.n)
     if self.limited or self.ranked >= wanted or self.complete then return self.ranked end
-    local k = math.min(self.n, math.max(HEAD, wanted + self.changes, self.ranked * 4))
+    local k = math.min(self.n, math.max(HEAD, wanted + self.changes, self.ranked * 16))
     local raw_ids, raw_values = ffi.new("int32_t[?]", k), ffi.new("float[?]", k)
     check(C.ml_logits_topk(self.data, self.n, k, raw_ids, raw_values))
     merge(self, k, raw_ids, raw_values)
@@ -186,6 +186,7 @@ end
 --- Multiplies all logits by a positive factor.
 function Candidates:scale(factor)
     if not (factor > 0 and factor < math.huge) then error("the factor must be positive and finite", 2) end
+    if factor == 1 then return end
     self.factor, self.mass = self.factor * factor, nil
     for id, value in pairs(self.changed) do self.changed[id] = value * factor end
     for i = 0, self.ranked - 1 do self.values[i] = self.values[i] * factor end
@@ -237,6 +238,12 @@ end
 function Candidates:best()
     if rank(self, 1) == 0 then error("the samplers left no candidate", 2) end
     return self.ids[0], self.values[0]
+end
+
+--- log(sum(exp(logits))) over the candidates: the log-probability of one is its logit minus this.
+function Candidates:logsumexp()
+    local top, mass = normaliser(self)
+    return top + math.log(mass)
 end
 
 --- Probability of a token among the candidates.

@@ -25,12 +25,11 @@ local KEPT = 20 -- alternatives that are remembered for each token
 
 -- ---- tokens
 
--- A ranking packed into C arrays: { n, ids, logprobs }.
-local function pack(list, field, convert)
+-- The best of some candidates packed into C arrays: { n, ids, logprobs }.
+local function pack(left)
+    local list = left:top(KEPT)
     local packed = { n = #list, ids = ffi.new("int32_t[?]", #list), logprobs = ffi.new("float[?]", #list) }
-    for i, entry in ipairs(list) do
-        packed.ids[i - 1], packed.logprobs[i - 1] = entry.id, convert and convert(entry[field]) or entry[field]
-    end
+    for i, entry in ipairs(list) do packed.ids[i - 1], packed.logprobs[i - 1] = entry.id, math.log(entry.p) end
     return packed
 end
 
@@ -114,9 +113,9 @@ end
 
 --- Fresh candidates for the next token.
 function Generation:candidates()
-    local logits = self.session:logits()
-    self._before, self._lse = logits:topk(KEPT), logits:logsumexp()
-    return candidates.new(logits)
+    local all = candidates.new(self.session:logits())
+    self._before, self._lse = pack(all), all:logsumexp()
+    return all
 end
 
 --- What samplers may know: tokens (all ids so far), position, random(), generation.
@@ -134,7 +133,7 @@ end
 -- What else could have stood where `token` is, of the logits in `left`, which the sampler chain has been through.
 local function remember(token, before, lse, left)
     token.logprob = left.logits[token.id] - lse
-    token._before, token._after = pack(before, "logprob"), pack(left:top(KEPT), "p", math.log)
+    token._before, token._after = before, pack(left)
 end
 
 --- Adds token `id`, chosen from what the sampler chain left of `left`; of one that best() gave nothing else is known.

@@ -192,6 +192,17 @@ static void check_activations(void) {
     }
 }
 
+static void check_exp_sum(void) {
+    for (int64_t n = 1; n <= 140; n++) {
+        float *x = floats(n, 30);
+        x[n / 2] = n % 3 ? x[n / 2] : -INFINITY;
+        const double a = scalar.exp_sum(x, n, 1.7, 40), b = neon.exp_sum(x, n, 1.7, 40);
+        expect(fabs(a - b) <= 1e-11 * a, "sum", n, b, a);
+        free(x);
+    }
+    finish("exp_sum");
+}
+
 static void check_bits(void) {
     for (int64_t n = 1; n <= 70; n++) {
         uint32_t *x = room((size_t)n * sizeof *x);
@@ -502,6 +513,7 @@ int main(void) {
     ml_kernels_neon(&neon);
     check_rows();
     check_activations();
+    check_exp_sum();
     check_bits();
     check_attention();
     check_warm_attention();
