@@ -16,6 +16,7 @@
 --   moonloom.chat()        the current chat (made on demand): chat:say(text) -> reply, with .streamed and :summary().
 --   moonloom.is_interrupt(problem), moonloom.interrupt   the error of Ctrl-C.
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local interrupt = require "moonloom.interrupt"
 local ml = require "moonloom.ffi"
 local C, check = ml.C, ml.check
@@ -48,7 +49,8 @@ end
 --- while and may read faster.
 function M.load(path, options)
     if type(path) ~= "string" then error("moonloom.load needs the path of a model file", 2) end
-    return require("moonloom.model").load(path, checked_loading(options and options.load))
+    options = given.options(options, "moonloom.load")
+    return require("moonloom.model").load(path, checked_loading(options.load))
 end
 
 local chosen -- path of the current model
@@ -81,28 +83,28 @@ end
 
 --- moonloom.threads(n) sets the number of threads (0: the physical cores); moonloom.threads() tells it.
 function M.threads(count)
-    if count then check(C.ml_threads_set(count)) end
+    if count then check(C.ml_threads_set(given.whole(count, "the number of threads"))) end
     return C.ml_threads_count()
 end
 
 --- moonloom.numa("spread") deals memory and threads out over the memory nodes of the machine, "off" leaves them to the
 --- system: see ml_numa_set. Returns the policy in use and the number of nodes.
 function M.numa(policy)
-    if policy then check(C.ml_numa_set(policy)) end
+    if policy then check(C.ml_numa_set(tostring(policy))) end
     return ffi.string(C.ml_numa_policy()), C.ml_numa_nodes()
 end
 
 --- moonloom.isa(name) switches the kernels ("scalar", "avx2", "avx512", "amx", "neon", "auto"); moonloom.isa() tells
 --- which are used.
 function M.isa(name)
-    if name then check(C.ml_isa_set(name)) end
+    if name then check(C.ml_isa_set(tostring(name))) end
     return ffi.string(C.ml_isa_name())
 end
 
 --- moonloom.precision(name) sets what products on a matrix unit (amx) round to: "bf16", or "exact", which is slower and
 -- as near to f32 as the other instruction sets; moonloom.precision() tells it. Without a matrix unit both are the same.
 function M.precision(name)
-    if name then check(C.ml_precision_set(name)) end
+    if name then check(C.ml_precision_set(tostring(name))) end
     return ffi.string(C.ml_precision_name())
 end
 
@@ -123,7 +125,7 @@ end
 --- Read bandwidth of this machine with the threads in use, in bytes per second, measured for `milliseconds` (300).
 function M.bandwidth(milliseconds)
     local out = ffi.new("double[1]")
-    check(C.ml_machine_bandwidth(milliseconds or 300, out))
+    check(C.ml_machine_bandwidth(given.number(milliseconds or 300, "a time"), out))
     return out[0]
 end
 
@@ -133,7 +135,7 @@ M.wrong_usage = require("moonloom.arguments").fail
 --- Multiply peak of this machine with the threads in use, in operations per second, measured for `milliseconds` (300).
 function M.multiply_peak(milliseconds)
     local out = ffi.new("double[1]")
-    check(C.ml_machine_multiply_peak(milliseconds or 300, out))
+    check(C.ml_machine_multiply_peak(given.number(milliseconds or 300, "a time"), out))
     return out[0]
 end
 

@@ -15,6 +15,7 @@
 --
 -- batch:forward() does all of that at once.
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local ml = require "moonloom.ffi"
 local logits_view = require "moonloom.logits"
 local C, check = ml.C, ml.check
@@ -32,6 +33,7 @@ end
 --- A batch of at most `capacity` rows for `model`.
 function M.new(model, capacity)
     local out = ffi.new("ml_batch *[1]")
+    capacity = given.whole(capacity, "the capacity of a batch")
     check(C.ml_batch_create(model:handle(), capacity, out))
     return setmetatable({
         _handle = ffi.gc(out[0], C.ml_batch_free), model = model, capacity = capacity,
@@ -54,6 +56,9 @@ local wants = { [true] = C.ML_WANT_LOGITS, [false] = C.ML_WANT_NOTHING, best = C
 --- share one cache, as those of one model and kind do, unless they were made with prefixes = false: then only forks of
 --- one another.
 function Batch:add(session, id, want)
+    if type(session) ~= "table" or not session.shared_cache then
+        error(("a token is added to a session, not to %s"):format(tostring(session)), 2)
+    end
     local cache = session:shared_cache()
     if self.cache and self.cache ~= cache then
         error("the sessions of a batch must share one cache: be of one model and kind, or forks of one session", 2)
@@ -61,7 +66,7 @@ function Batch:add(session, id, want)
     local added = self.added[session] or 0
     local position, wanted = session.position + added, wants[want or false]
     if not wanted then error(('a row wants true, false or "best", not %s'):format(tostring(want)), 2) end
-    check(C.ml_batch_add(self._handle, id, position, session.sequence, wanted))
+    check(C.ml_batch_add(self._handle, given.token(id), position, session.sequence, wanted))
     self.cache, self.added[session] = cache, added + 1
     return self:rows()
 end
@@ -110,25 +115,25 @@ end
 
 --- Layer `l` (from 0) as a whole: attention, router, experts.
 function Batch:layer(l)
-    check(C.ml_forward_layer(cache_of(self), self._handle, l))
+    check(C.ml_forward_layer(cache_of(self), self._handle, given.whole(l, "a layer")))
     return self
 end
 
 --- Attention of layer `l`, added to the residual stream.
 function Batch:attention(l)
-    check(C.ml_forward_attention(cache_of(self), self._handle, l))
+    check(C.ml_forward_attention(cache_of(self), self._handle, given.whole(l, "a layer")))
     return self
 end
 
 --- Router of layer `l`: chooses experts. Nothing happens in a dense model.
 function Batch:router(l)
-    check(C.ml_forward_router(cache_of(self), self._handle, l))
+    check(C.ml_forward_router(cache_of(self), self._handle, given.whole(l, "a layer")))
     return self
 end
 
 --- The chosen experts of layer `l` (or its feed-forward block), added to the residual stream.
 function Batch:experts(l)
-    check(C.ml_forward_experts(cache_of(self), self._handle, l))
+    check(C.ml_forward_experts(cache_of(self), self._handle, given.whole(l, "a layer")))
     return self
 end
 
@@ -188,7 +193,7 @@ local floats = ffi.new("const float *[1]")
 
 --- Logits of row `row` (from 1), which asked for them, after head() or forward(): valid until the next pass.
 function Batch:logits(row)
-    check(C.ml_batch_logits(self._handle, row - 1, floats))
+    check(C.ml_batch_logits(self._handle, given.whole(row, "a row") - 1, floats))
     return logits_view.view(floats[0], self.model:config().vocabulary, self)
 end
 
@@ -196,7 +201,7 @@ local best_id, best_logit = ffi.new("int32_t[1]"), ffi.new("float[1]")
 
 --- The token with the largest logit of row `row` (from 1), which asked for "best", and its logit.
 function Batch:best(row)
-    check(C.ml_batch_best(self._handle, row - 1, best_id, best_logit))
+    check(C.ml_batch_best(self._handle, given.whole(row, "a row") - 1, best_id, best_logit))
     return best_id[0], best_logit[0]
 end
 

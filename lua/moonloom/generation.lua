@@ -10,6 +10,7 @@
 -- (after an interrupt) or elsewhere (a chat went on): prepare() and advance() feed whatever is missing.
 local ffi = require "ffi"
 local candidates = require "moonloom.candidates"
+local given = require "moonloom.expect"
 local ml = require "moonloom.ffi"
 local random = require "moonloom.random"
 local recipe = require "moonloom.recipe"
@@ -248,7 +249,7 @@ function Generation:fork(i, changes)
     if type(i) ~= "number" or i % 1 ~= 0 or i < 1 or i > #self.tokens + 1 then
         error(("fork at %s? This generation has the tokens 1 to %d"):format(tostring(i), #self.tokens), 2)
     end
-    changes = changes or {}
+    changes = given.options(changes, "fork")
     local parameters = check_changes(self, changes)
     if next(changes) == nil then parameters.seed = random.fresh_seed() end
     local other = branch(self, i - 1, parameters)
@@ -261,7 +262,7 @@ end
 
 --- g:resume{ max_tokens = } goes on where it stopped, at the length or interrupted. Returns the same generation.
 function Generation:resume(changes)
-    changes = changes and check_changes(self, changes) or {}
+    changes = check_changes(self, given.options(changes, "resume"))
     if self.stop == "end" then error("this generation ended by itself; fork it to go another way", 2) end
     for key, value in pairs(changes) do self.parameters[key] = value end
     self.seed = changes.seed or self.seed

@@ -2,6 +2,7 @@
 --
 --     logits[id]  #logits  logits:topk(5)  logits:argmax()  logits:logprob(id)  logits:tensor()
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local ml = require "moonloom.ffi"
 local C, check = ml.C, ml.check
 
@@ -44,7 +45,7 @@ end
 
 --- The `k` best: { { id =, logit =, logprob = }, ... }.
 function Logits:topk(k)
-    k = math.max(1, math.min(k or 10, self.count))
+    k = math.min(given.most(k or 10, "the number of tokens", 1), self.count)
     local ids, values = ffi.new("int32_t[?]", k), ffi.new("float[?]", k)
     check(C.ml_logits_topk(data(self), self.count, k, ids, values))
     local normaliser, list = self:logsumexp(), {}
@@ -64,7 +65,7 @@ end
 
 --- Log-probability of a token.
 function Logits:logprob(id)
-    return self[id] - self:logsumexp()
+    return self[given.token(id)] - self:logsumexp()
 end
 
 --- Sum and L2 norm of all logits, in double.
@@ -85,7 +86,7 @@ end
 
 local meta = { __index = function(self, key)
     if type(key) ~= "number" then return Logits[key] end
-    if not (key >= 0 and key < self.count) then
+    if not (key >= 0 and key < self.count and key % 1 == 0) then
         error(("token %g is outside the vocabulary of %d"):format(key, self.count), 2)
     end
     return tonumber(data(self)[key])

@@ -1,5 +1,6 @@
 --- A model: weights, tokenizer and sizes of one file, and the sessions that run on it.
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local ml = require "moonloom.ffi"
 local batch = require "moonloom.batch"
 local policy = require "moonloom.policy"
@@ -92,7 +93,7 @@ end
 --- true for "balanced", false for all plain, or a table such as { bits = 8 }, which is always for a cache of its own;
 --- default: what moonloom.kv() says.
 function Model:session(options)
-    options = options or {}
+    options = given.options(options, "model:session")
     local kv = options.kv
     if kv == nil then kv = policy.default end
     if kv == true then kv = "balanced" end
@@ -116,6 +117,7 @@ end
 --- goes first; 0 turns it off: then nothing is remembered, and sessions made from then on have caches of their own.
 --- Where a policy's budget of memory is smaller, they go to its spill file, or are forgotten where it has none.
 function Model:keep_prefixes(bytes)
+    bytes = policy.bytes(bytes) or error(("keep_prefixes takes a number of bytes, not %s"):format(tostring(bytes)), 0)
     for _, entry in pairs(self._caches) do check(C.ml_cache_keep(entry[1].handle, bytes)) end
     self.prefixes = bytes
 end

@@ -6,6 +6,7 @@
 --     saved.text, saved.tokens, saved:ids(), saved.name, saved.created ...
 --     local session = moonloom.restore("story.session")
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local interrupt = require "moonloom.interrupt"
 local ml = require "moonloom.ffi"
 local policy = require "moonloom.policy"
@@ -182,7 +183,7 @@ end
 -- tokenizer, leads to computing them anew from the ids; that takes as long as reading the prompt did, so it is not done
 -- unasked.
 function M.restore(path, options)
-    options = options or {}
+    options = given.options(options, "moonloom.restore")
     local kv = options.kv
     if kv == nil then kv = policy.default end
     local saved = M.open(path)

@@ -3,6 +3,7 @@
 -- The cache is the truth: session.position tokens are in it, whatever was interrupted, and session:tokens() are those.
 -- It is shared by the sessions of a model: one that begins like another starts where the two part.
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local memory = require "moonloom.memory"
 local ml = require "moonloom.ffi"
 local policy = require "moonloom.policy"
@@ -220,6 +221,7 @@ end
 
 --- Bytes of a page of 64 tokens of `layer` (from 0): as the policy has full ones, or with `plain` as a new one.
 function Session:page_bytes(layer, plain)
+    layer = given.whole(layer, "a layer")
     return tonumber(check(C.ml_cache_page_bytes(self:shared_cache().handle, layer, plain and 1 or 0)))
 end
 
@@ -227,6 +229,7 @@ end
 --- value_error }: bytes of the page as it is, packed by splitting its bytes and zstd, and by zstd alone; and for a
 --- plain page the root mean square errors { bits8, bits4 } as shares of the numbers. nil if there is no full page.
 function Session:sample(layer)
+    layer = given.whole(layer, "a layer")
     return require("moonloom.levels").sample(self:shared_cache().handle, self.sequence, layer)
 end
 
@@ -248,13 +251,14 @@ end
 --- tokens that they have in common; session:tree():data() is the same as tables. See moonloom.tree. Options:
 --- { kept = 20 }, at most so many branches that nobody has open.
 function Session:tree(options)
+    options = given.options(options, "session:tree")
     local cache, sessions = self:shared_cache(), {}
     cache:sweep()
     for session in pairs(open) do
         if session._cache == cache then sessions[#sessions + 1] = session end
     end
     table.sort(sessions, function(a, b) return a.sequence < b.sequence end)
-    return require("moonloom.tree").of(self, sessions, options and options.kept)
+    return require("moonloom.tree").of(self, sessions, options.kept and given.most(options.kept, "kept", 0))
 end
 
 --- For benchmarks only: adds `count` random tokens with random keys and values without computing anything, the same
@@ -262,8 +266,9 @@ end
 --- the session.
 function Session:fill_random(count, seed)
     local cache = self:shared_cache()
+    count, seed = given.whole(count, "the number of tokens", 2 ^ 53), given.whole(seed or 1, "a seed", 2 ^ 53)
     self._logits = nil
-    check(C.ml_sequence_fill_random(cache.handle, self.sequence, count, seed or 1))
+    check(C.ml_sequence_fill_random(cache.handle, self.sequence, count, seed))
     cache:settle(self.position)
     return self
 end
@@ -309,7 +314,10 @@ local function feed_chunk(self, ids, first, last, each)
 end
 
 local function to_ids(self, what, options)
-    if type(what) == "table" then return what end
+    if type(what) == "table" then
+        for i = 1, #what do given.token(what[i]) end -- before anything happens
+        return what
+    end
     if type(what) ~= "string" then error("feed takes text or a list of token ids", 3) end
     return self.model:tokenize(what, { special = options.special, bos = self.position == 0 })
 end
@@ -355,10 +363,10 @@ end
 -- beginning is taken over, not computed again (session.adopted counts these tokens), unless `each` wants to see every
 -- token.
 function Session:feed(what, options)
-    options = options or {}
+    options = given.options(options, "session:feed")
     local ids = to_ids(self, what, options)
     local many = options.each and self.model:config().vocabulary > LARGE_VOCABULARY
-    local chunk = options.chunk or (many and CHUNK_WITH_LOGITS or CHUNK)
+    local chunk = given.most(options.chunk or (many and CHUNK_WITH_LOGITS or CHUNK), "chunk", 1)
     local at = options.each and 1 or adopt(self, ids) + 1
     while at <= #ids do
         local last = math.min(at + chunk - 1, #ids)
@@ -376,6 +384,7 @@ end
 --- Makes the session hold exactly `ids`: keeps what they have in common, rewinds, feeds the rest. Returns how many
 --- tokens were computed. Options as for feed().
 function Session:sync(ids, options)
+    if type(ids) ~= "table" then error("sync takes a list of token ids", 2) end
     local same, adopted = 0, self.adopted
     local position, own = self.position, held(self)
     while same < position and same < #ids and own[same] == ids[same + 1] do same = same + 1 end
@@ -388,7 +397,9 @@ end
 
 --- Steps many sessions of one cache in one pass: step_all({ s1, s2 }, { id1, id2 }).
 function M.step_all(sessions, ids)
-    if #sessions ~= #ids then error("step_all needs one token for each session", 2) end
+    if type(sessions) ~= "table" or type(ids) ~= "table" or #sessions ~= #ids then
+        error("step_all needs one token for each session", 2)
+    end
     if #sessions == 0 then return end
     local batch = sessions[1].model:shared_batch(#sessions)
     batch:clear()
@@ -443,7 +454,7 @@ end
 --- The file appears whole or not at all; a failure leaves the session as it was. See moonloom.saved. Returns the
 --- session.
 function Session:save(path)
-    if type(path) ~= "string" or path == "" then error("save needs the path of a file", 2) end
+    path = given.path(path, "session:save")
     local cache = self:shared_cache()
     require("moonloom.saved").write(path, cache.handle, self.sequence, self.model:identity(), self.model.tokenizer)
     return self

@@ -10,7 +10,9 @@
 -- memory knows. The files together stay within `bytes` (8 GiB): those used least recently go. What goes wrong here is
 -- told on standard error and costs nothing but time.
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local ml = require "moonloom.ffi"
+local policy = require "moonloom.policy"
 local progress = require "moonloom.progress"
 local saved = require "moonloom.saved"
 local uv = require "luv"
@@ -35,6 +37,10 @@ function M.use(folder, options)
         M.current = nil
         return nil
     end
+    if type(folder) ~= "string" then error(("a store is a folder, not %s"):format(tostring(folder)), 0) end
+    local bytes = given.options(options, "moonloom.store").bytes
+    bytes = policy.bytes(bytes or BYTES)
+        or error(("bytes of a store are a number such as 8G, not %s"):format(tostring(bytes)), 0)
     local stat = uv.fs_stat(folder)
     if not stat then
         local made, problem = uv.fs_mkdir(folder, 448) -- rwx for the owner: there are people's texts in it
@@ -42,7 +48,7 @@ function M.use(folder, options)
     elseif stat.type ~= "directory" then
         error(("the store %s is no folder"):format(folder), 0)
     end
-    M.current = setmetatable({ folder = folder, bytes = options and options.bytes or BYTES, _files = {} }, Store)
+    M.current = setmetatable({ folder = folder, bytes = bytes, _files = {} }, Store)
     return M.current
 end
 

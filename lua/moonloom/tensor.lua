@@ -12,6 +12,7 @@
 -- count from 0, as token ids do everywhere in moonloom. Views share memory and keep it alive. Arithmetic is in f32 and
 -- gives new tensors; `t:assign(x)` writes into an existing one. "Rows" run along the last dimension.
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local ml = require "moonloom.ffi"
 local C, check = ml.C, ml.check
 
@@ -91,7 +92,8 @@ end
 function M.randn(...)
     local shape, options = shape_and_options(...)
     local t = create(shape, options.dtype)
-    check(C.ml_tensor_fill_normal(t.handle, options.mean or 0, options.deviation or 1, options.seed or 0))
+    local mean, deviation = given.number(options.mean or 0, "mean"), given.number(options.deviation or 1, "deviation")
+    check(C.ml_tensor_fill_normal(t.handle, mean, deviation, given.whole(options.seed or 0, "seed", 2 ^ 53)))
     return t
 end
 
@@ -99,7 +101,8 @@ end
 function M.rand(...)
     local shape, options = shape_and_options(...)
     local t = create(shape, options.dtype)
-    check(C.ml_tensor_fill_uniform(t.handle, options.low or 0, options.high or 1, options.seed or 0))
+    local low, high = given.number(options.low or 0, "low"), given.number(options.high or 1, "high")
+    check(C.ml_tensor_fill_uniform(t.handle, low, high, given.whole(options.seed or 0, "seed", 2 ^ 53)))
     return t
 end
 
@@ -141,7 +144,7 @@ function M.new(values, options)
     fill(numbers, 0, values, shape, 1)
     local sizes, ndim = shape_of(shape)
     local doubles = take(C.ml_tensor_from(numbers, C.ML_F64, ndim, sizes, out))
-    return doubles:convert(options and options.dtype or "f32")
+    return doubles:convert(given.options(options, "tensor.new").dtype or "f32")
 end
 
 --- A copy of the packed elements at a pointer: from_pointer(pointer, { 2, 3 }, "f32").
@@ -153,18 +156,18 @@ end
 --- The weights of that name in an opened model file (a handle of the core), as they lie there.
 function M.from_weights(weights, name)
     local index = ffi.new("int64_t[1]")
-    check(C.ml_weights_find(weights, name, index))
+    check(C.ml_weights_find(weights, tostring(name), index))
     return take(C.ml_weights_tensor(weights, index[0], out))
 end
 
 --- Reads an .npy file.
 function M.load(path)
-    return take(C.ml_tensor_load(path, out))
+    return take(C.ml_tensor_load(given.path(path, "tensor.load"), out))
 end
 
 --- Writes an .npy file; bf16 and quantised tensors become f32 there.
 function Tensor:save(path)
-    check(C.ml_tensor_save(handle_of(self), path))
+    check(C.ml_tensor_save(handle_of(self), given.path(path, "tensor:save")))
     return self
 end
 
@@ -313,7 +316,7 @@ end
 function Tensor:slice(dim, first, last)
     local at = dim_of(self, dim)
     local size = self:shape(dim)
-    first, last = first or 1, last or size
+    first, last = given.whole(first or 1, "an index", 2 ^ 53), given.whole(last or size, "an index", 2 ^ 53)
     if first < 0 then first = size + 1 + first end
     if last < 0 then last = size + 1 + last end
     if first < 1 or last > size or last < first - 1 then
@@ -382,12 +385,14 @@ end
 
 --- factor * self + offset.
 function Tensor:scale(factor, offset)
-    return take(C.ml_tensor_scale(handle_of(self), factor, offset or 0, out))
+    return take(C.ml_tensor_scale(handle_of(self), given.number(factor, "a factor"),
+        given.number(offset or 0, "an offset"), out))
 end
 
 --- self += factor * x, in place and without a copy; x of the same shape, or one row that is added to every row.
 function Tensor:add_scaled(x, factor)
-    check(C.ml_tensor_add_scaled(handle_of(self), handle_of(tensor_of(x)), factor or 1))
+    check(C.ml_tensor_add_scaled(handle_of(self), handle_of(tensor_of(x)),
+        given.number(factor or 1, "a factor")))
     return self
 end
 
@@ -414,14 +419,14 @@ end
 
 --- x * weight / sqrt(mean(x^2) + epsilon) of each row; no weight, epsilon 1e-5 if not given.
 function Tensor:rms_norm(weight, epsilon)
-    return take(C.ml_tensor_rms_norm(handle_of(self), weight and handle_of(tensor_of(weight)) or nil, epsilon or 1e-5,
-        out))
+    return take(C.ml_tensor_rms_norm(handle_of(self), weight and handle_of(tensor_of(weight)) or nil,
+        given.number(epsilon or 1e-5, "epsilon"), out))
 end
 
 --- The gate of a feed-forward block: self * sigmoid(self) * up, or as gpt-oss has it ({ clamped = true }).
 function Tensor:swiglu(up, options)
     return take(C.ml_tensor_swiglu(handle_of(self), handle_of(tensor_of(up)),
-        options and options.clamped and 1 or 0, out))
+        given.options(options, "tensor:swiglu").clamped and 1 or 0, out))
 end
 
 -- The options of what follows, checked: bits of `side`, and whether keys are rotated.
@@ -438,6 +443,7 @@ end
 function Tensor:attend(keys, values, options)
     local k, v = handle_of(tensor_of(keys)), handle_of(tensor_of(values))
     if not options then return take(C.ml_tensor_attend(handle_of(self), k, v, out)) end
+    options = given.options(options, "tensor:attend")
     return take(C.ml_warm_attend(handle_of(self), k, v, bits_of(options, "key_bits"), bits_of(options, "value_bits"),
         options.rotate == false and 0 or 1, out))
 end
@@ -445,6 +451,7 @@ end
 --- What keys or values {tokens, d} become in quantised cache pages: t:stored{ key_bits = 4 } or t:stored{ value_bits =
 --- 8 }, with rotate = false without the rotation of keys.
 function Tensor:stored(options)
+    options = given.options(options, "tensor:stored")
     local side = options.value_bits and "value_bits" or "key_bits"
     return take(C.ml_warm_round(handle_of(self), options.value_bits and 1 or 0, bits_of(options, side),
         options.rotate == false and 0 or 1, out))
@@ -495,7 +502,7 @@ end
 
 --- topk(k) -> values, ids: the k largest of each row, best first; ids from 0.
 function Tensor:topk(k)
-    check(C.ml_tensor_topk(handle_of(self), k, out, second))
+    check(C.ml_tensor_topk(handle_of(self), given.whole(k, "the number of elements", 2 ^ 53), out, second))
     return M.wrap(out[0]), M.wrap(second[0])
 end
 

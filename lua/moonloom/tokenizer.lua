@@ -1,5 +1,6 @@
 --- The tokenizer of a model file: text to token ids and back.
 -- Ids are the model's own (from 0), in ordinary Lua arrays (from 1).
+local given = require "moonloom.expect"
 local ml = require "moonloom.ffi"
 local weights = require "moonloom.weights"
 local ffi = require "ffi"
@@ -25,13 +26,6 @@ local function expect(kind, value, method)
     if type(value) ~= kind then error(("tokenizer:%s needs a %s, not a %s"):format(method, kind, type(value)), 3) end
 end
 
--- A number that can go into an int32_t unchanged; the core says whether it is a token.
-local function whole(id)
-    local value = tonumber(id)
-    if value and value % 1 == 0 and math.abs(value) < 2 ^ 31 then return value end
-    error(("'%s' is no token id"):format(tostring(id)), 0)
-end
-
 --- The tokenizer that the metadata of `weights` (an ml_weights pointer: the handle of moonloom.weights) describe.
 function M.create(handle_of_weights)
     local out = ffi.new("ml_tokenizer *[1]")
@@ -53,9 +47,10 @@ end
 -- bos: put the begin-of-text token first where the file asks for it (default false).
 function Tokenizer:encode(text, options)
     expect("string", text, "encode")
+    options = given.options(options, "tokenizer:encode")
     local flags = 0
-    if not options or options.special ~= false then flags = flags + C.ML_TOKENIZE_SPECIAL end
-    if options and options.bos then flags = flags + C.ML_TOKENIZE_BOS end
+    if options.special ~= false then flags = flags + C.ML_TOKENIZE_SPECIAL end
+    if options.bos then flags = flags + C.ML_TOKENIZE_BOS end
     local capacity = math.floor(#text / 3) + 32
     while true do
         local ids = ffi.new("int32_t[?]", capacity)
@@ -75,7 +70,7 @@ function Tokenizer:decode(ids)
     expect("table", ids, "decode")
     local n = #ids
     local array = ffi.new("int32_t[?]", math.max(n, 1))
-    for i = 1, n do array[i - 1] = whole(ids[i]) end
+    for i = 1, n do array[i - 1] = given.token(ids[i]) end
     check(C.ml_tokenizer_decode(handle(self), array, n, nil, 0, count))
     local needed = tonumber(count[0])
     local text = ffi.new("char[?]", math.max(needed, 1))
@@ -85,18 +80,18 @@ end
 
 --- tokenizer:piece(id) -> the bytes that one token stands for (perhaps part of a character).
 function Tokenizer:piece(id)
-    check(C.ml_tokenizer_piece(handle(self), whole(id), bytes, count))
+    check(C.ml_tokenizer_piece(handle(self), given.token(id), bytes, count))
     return ffi.string(bytes[0], count[0])
 end
 
 --- tokenizer:is_special(id) -> true for control tokens such as <|start|>.
 function Tokenizer:is_special(id)
-    return C.ml_tokenizer_is_special(handle(self), whole(id)) == 1
+    return C.ml_tokenizer_is_special(handle(self), given.token(id)) == 1
 end
 
 --- tokenizer:is_end(id) -> true if a generation is over at this token.
 function Tokenizer:is_end(id)
-    return C.ml_tokenizer_is_end(handle(self), whole(id)) == 1
+    return C.ml_tokenizer_is_end(handle(self), given.token(id)) == 1
 end
 
 --- tokenizer:find(text) -> id of the token that is exactly `text`, or nil.
@@ -130,7 +125,7 @@ end
 
 --- decoder:push(id) -> what is complete now, perhaps "".
 function Decoder:push(id)
-    check(C.ml_decoder_push(self.handle, whole(id), bytes, count))
+    check(C.ml_decoder_push(self.handle, given.token(id), bytes, count))
     return ffi.string(bytes[0], count[0])
 end
 

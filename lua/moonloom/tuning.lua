@@ -33,12 +33,12 @@ end
 
 --- Whether a switch is on.
 function M.on(name)
-    return check(C.ml_tuning_get(name)) == 1
+    return check(C.ml_tuning_get(tostring(name))) == 1
 end
 
 --- Switches it on (true) or off.
 function M.set(name, on)
-    check(C.ml_tuning_set(name, on and 1 or 0))
+    check(C.ml_tuning_set(tostring(name), on and 1 or 0))
 end
 
 --- f() with that switch off (with everything as it is if name is nil), then as it was before, whatever stopped f.

@@ -4,6 +4,7 @@
 --     weights:meta("general.architecture")      --> "gpt-oss"
 --     weights:info("token_embd.weight").shape   --> { 201088, 2880 }
 local ffi = require "ffi"
+local given = require "moonloom.expect"
 local ml = require "moonloom.ffi"
 local C, check = ml.C, ml.check
 
@@ -69,7 +70,7 @@ function Weights:info(which)
         index = tonumber(found[0]) + 1
     end
     local info = ffi.new("ml_tensor_info")
-    check(C.ml_weights_info(handle(self), index - 1, info))
+    check(C.ml_weights_info(handle(self), given.whole(index, "the index of a tensor") - 1, info))
     local shape = {}
     for i = 1, info.ndim do shape[i] = tonumber(info.shape[i - 1]) end
     return {
@@ -108,7 +109,7 @@ local kinds = {
 -- there is no such key.
 function Weights:kind(key)
     local kind, item, count = ffi.new("int[1]"), ffi.new("int[1]"), ffi.new("int64_t[1]")
-    local status = C.ml_meta_kind(handle(self), key, kind, item, count)
+    local status = C.ml_meta_kind(handle(self), tostring(key), kind, item, count)
     if status == C.ML_E_NOT_FOUND then return nil end
     check(status)
     return kinds[kind[0]], kinds[item[0]], tonumber(count[0])
