@@ -24,8 +24,11 @@ local function read_ids(args, model)
     local path = args.file or moonloom.home .. "/README.md"
     local file, problem = io.open(path, "rb")
     if not file then error("the text cannot be read: " .. problem, 0) end
-    local found = model:tokenize(file:read("*a") or "", { special = false })
+    local text
+    text, problem = file:read("*a")
     file:close()
+    if not text then error(("the text cannot be read: %s: %s"):format(path, problem), 0) end
+    local found = model:tokenize(text, { special = false })
     if #found == 0 then error(path .. " is empty", 0) end
     local ids = {}
     for i = 1, args.tokens do ids[i] = found[(i - 1) % #found + 1] end

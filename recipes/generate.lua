@@ -88,8 +88,9 @@ local function prompt_of(args, model, session)
     if args.prompt_file then
         local file, problem = io.open(args.prompt_file, "rb")
         if not file then error("the prompt cannot be read: " .. problem, 0) end
-        text = file:read("*a")
+        text, problem = file:read("*a")
         file:close()
+        if not text then error(("the prompt cannot be read: %s: %s"):format(args.prompt_file, problem), 0) end
     end
     local more = args.ids or model:tokenize(text, { special = true, bos = #ids == 0 })
     for _, id in ipairs(more) do

@@ -138,8 +138,10 @@ local function read_ids(args, model)
     local path = args.file or moonloom.home .. "/README.md"
     local file, problem = io.open(path, "rb")
     if not file then error("the text cannot be read: " .. problem, 0) end
-    local text = file:read(args.tokens * 16)
+    local text
+    text, problem = file:read(args.tokens * 16)
     file:close()
+    if problem then error(("the text cannot be read: %s: %s"):format(path, problem), 0) end
     local ids = model:tokenize(text or "", { special = false })
     if #ids < 2 * PAGE then error(path .. " is too short: 128 tokens are needed", 0) end
     for i = #ids, args.tokens + 1, -1 do ids[i] = nil end

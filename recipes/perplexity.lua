@@ -27,9 +27,10 @@ local function read(args)
     if args.text then return args.text end
     local file, problem = io.open(args.file, "rb")
     if not file then error("the text cannot be read: " .. problem, 0) end
-    local text = file:read("*a")
+    local text
+    text, problem = file:read("*a")
     file:close()
-    return text or error(args.file .. " cannot be read", 0)
+    return text or error(("the text cannot be read: %s: %s"):format(args.file, problem), 0)
 end
 
 -- ids[first ...] as a window: with the begin-of-text token before it where the model has one. Returns the next first.

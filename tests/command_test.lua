@@ -114,6 +114,7 @@ describe("the command", function()
             { { "generate", "--prompt" }, "--prompt needs a value" },
             { { "generate", "x", "--max-tokens", "many" }, "--max-tokens must be a whole number, not 'many'" },
             { { "generate", "x", "--max-tokens", "0" }, "at least 1" },
+            { { "generate", "x", "--temperature", "inf" }, "--temperature must be a number, not inf" },
             { { "generate", "x", "--cache", "q4" }, "one of bf16, f32" },
             { { "generate", "x", "y" }, "what is 'y'?" },
             { { "generate", "x", "-z" }, "no option '-z'" },
@@ -137,6 +138,10 @@ describe("the command", function()
             { { "generate", "x", "-m", MOONLOOM_HOME .. "/README.md" }, "README.md" },
             { { "generate", "--ids", "99999" }, "99999" },
             { { "perplexity", "--file", "/no/such/file", "--json" }, "/no/such/file" },
+            { { "generate", "--prompt-file", "/" }, "moonloom: the prompt cannot be read: /: Is a directory" },
+            { { "perplexity", "--file", "/" }, "moonloom: the text cannot be read: /: Is a directory" },
+            { { "forks", "--file", "/" }, "moonloom: the text cannot be read: /: Is a directory" },
+            { { "kv", "--measure", "--file", "/" }, "moonloom: the text cannot be read: /: Is a directory" },
         } do
             local out, err, code = run(case[1])
             assert.equal(1, code, table.concat(case[1], " ") .. ": " .. err)

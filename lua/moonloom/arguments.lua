@@ -69,7 +69,7 @@ local types = {
     integer = { "a whole number", function(v)
         return type(v) == "number" and v == math.floor(v) and math.abs(v) <= 2 ^ 53 and v or nil
     end },
-    number = { "a number", function(v) return type(v) == "number" and v == v and v or nil end },
+    number = { "a number", function(v) return type(v) == "number" and v - v == 0 and v or nil end }, -- finite
     boolean = { "true or false", function(v) if type(v) == "boolean" then return v end end },
     list = { "a list", function(v) return type(v) == "table" and v or nil end },
     ["function"] = { "a function", function(v) return is_callable(v) and v or nil end },
