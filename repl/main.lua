@@ -7,7 +7,6 @@ local native = require "repl.native"
 local chunk = require "repl.chunk"
 local environment = require "repl.environment"
 local errors = require "repl.errors"
-local ffi = require "moonloom.ffi"
 local ml = require "moonloom"
 local interrupt = require "moonloom.interrupt"
 local pretty = require "repl.pretty"
@@ -178,12 +177,7 @@ local function run_word(word, arguments)
 end
 
 local function prepare(options)
-    if options.threads then
-        if ffi.C.ml_threads_set(options.threads) ~= 0 then
-            wrong_usage("%s", require("ffi").string(ffi.C.ml_last_error()))
-        end
-    end
-    for _, name in ipairs { "numa", "loading", "precision", "store", "kv", "kv_memory" } do
+    for _, name in ipairs { "threads", "numa", "loading", "precision", "store", "kv", "kv_memory" } do
         local fine, problem = pcall(ml[name], options[name])
         if not fine then wrong_usage("%s", problem) end
     end

@@ -110,21 +110,53 @@ describe("moonloom as a command", function()
         assert.equal(0, code)
     end)
 
+    -- Runs moonloom with these words, and stops it a little after it wrote "go" on standard error.
+    local function run_and_stop(words)
+        return run(([[
+            %%s %s 2>%s/told &
+            while ! grep -q go %s/told; do sleep 0.05; done
+            sleep 0.2
+            kill -INT $!
+            wait $!
+            code=$?
+            cat %s/told >&2
+            exit $code
+        ]]):format(words, folder, folder, folder))
+    end
+
     it("stops with code 130 on Ctrl-C, in interpreted and in compiled loops", function()
         local compiled = write("compiled.lua", "io.stderr:write('go\\n') local n = 0 while true do n = n + 1 end\n")
         for _, how in ipairs { "-e 'io.stderr:write(\"go\\n\") while true do end'", compiled } do
-            local _, err, code = run(([[
-                %%s %s 2>%s/told &
-                while ! grep -q go %s/told; do sleep 0.05; done
-                sleep 0.2
-                kill -INT $!
-                wait $!
-                code=$?
-                cat %s/told >&2
-                exit $code
-            ]]):format(how, folder, folder, folder))
+            local _, err, code = run_and_stop(how)
             assert.equal(130, code)
             assert.falsy(err:find("traceback", 1, true))
+        end
+    end)
+
+    it("gives what there is at Ctrl-C, and code 130", function()
+        os.execute(("mkdir -p %s/.config/moonloom/recipes"):format(folder))
+        write(".config/moonloom/recipes/samplers.lua", ([[
+            local M = dofile("%s/recipes/samplers.lua")
+            local choose = M.choose
+            function M.choose(...)
+                io.stderr:write("go\n")
+                require("luv").sleep(20)
+                return choose(...)
+            end
+            return M
+        ]]):format(home))
+        for _, words in ipairs { "generate 'Once upon a time' --max-tokens 100000", "chat Hello" } do
+            local out, err, code = run_and_stop(words .. " --temperature 0 --json")
+            assert.equal(130, code, err)
+            assert.truthy(out:find('"stop":"interrupted"', 1, true), out)
+        end
+    end)
+
+    it("refuses a number of threads that is none", function()
+        for _, word in ipairs { "1.5", "nan", "1e300", "-1", "x" } do
+            local _, err, code = run("%s --threads " .. word .. " -e 1")
+            assert.equal(2, code)
+            assert.truthy(err:find("^moonloom: [^\n]*threads[^\n]*" .. word:gsub("e", "e.?") .. "[^\n]*\n$"), err)
         end
     end)
 end)

@@ -161,28 +161,36 @@ local function show(live, result, as_json)
     end
 end
 
+-- Whether a result is what there was at Ctrl-C: a generation, a reply, a table of bench.
+local function is_partial(result)
+    return type(result) == "table" and (result.stop == "interrupted" or result.interrupted == true)
+end
+
+-- Returns the exit code.
 local function execute(name, words)
     local live = recipe.get(name)
     local info = recipe.describe(live) or arguments.fail("%s is no recipe: it has no run function", name)
     local given, asked = parse(info, words)
     if asked.help then
         io.stdout:write(M.help(info), "\n")
-        return
+        return 0
     end
     if given.model then
         require("moonloom").use(given.model)
         given.model = nil
     end
-    show(live, recipe.run(live, given, { json = asked.json, command = true }), asked.json)
+    local result = recipe.run(live, given, { json = asked.json, command = true })
+    show(live, result, asked.json)
     local fine, problem = io.stdout:flush()
     if not fine then error("standard output: " .. tostring(problem), 0) end
+    return is_partial(result) and 130 or 0
 end
 
 --- Runs recipe `name` with a list of words. Returns the exit code: 0; 1 after a failure, which is told on standard
--- error; 2 after wrong usage. An interrupt goes through.
+-- error; 2 after wrong usage; 130 where Ctrl-C left a part of the result. An interrupt that left nothing goes through.
 function M.run(name, words)
     local fine, problem = pcall(execute, name, words)
-    if fine then return 0 end
+    if fine then return problem end
     if interrupt.is_interrupt(problem) then error(problem, 0) end
     io.stdout:flush()
     io.stderr:write("moonloom: ", tostring(problem), "\n")
