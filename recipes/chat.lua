@@ -181,6 +181,7 @@ end
 
 -- Says something and returns the reply. Only what changed since the last turn is fed: reply.fed tells how many tokens.
 function M.methods:say(text, streamed)
+    if type(text) ~= "string" then error(("a chat is told a text, not %s"):format(tostring(text)), 2) end
     if streamed == nil then streamed = moonloom.interactive end
     local way, turn = ways[self.way], { user = { role = "user", content = text } }
     self.turns[#self.turns + 1] = turn

@@ -77,6 +77,8 @@ function M.help(name, source)
         local text, problem
         if name == nil or name == "" then
             text = help.overview(commands.rows, M.paint)
+        elseif type(name) ~= "string" then
+            problem = 'help takes a name, such as help("generate")'
         else
             text, problem = (source and help.source or help.about)(name, M.paint)
         end

@@ -96,6 +96,7 @@ function M.offer_globals(help)
         environment.offer(name, summary, function() return value end)
     end
     offer("ml", 'the library: the same as require "moonloom"', ml)
+    offer("moonloom", "the same as ml: its own name, as in scripts and in help", ml)
     environment.offer("tensor", 'tensors: the same as require "moonloom.tensor"', function()
         return require "moonloom.tensor"
     end)

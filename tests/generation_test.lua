@@ -116,6 +116,8 @@ describe("generate", function()
         assert.has_error(function() g:fork(40) end)
         assert.has_error(function() g:fork(2, { temprature = 1 }) end,
             "fork has no parameter 'temprature'; did you mean 'temperature'?")
+        assert.has_error(function() g:resume { max_tokens = "x" } end,
+            "resume: max_tokens must be a whole number, not 'x'")
         -- The session may have gone elsewhere meanwhile.
         g.session:rewind(2):step(5)
         assert.same(g.ids, g:fork(7, { seed = 1 }).ids)

@@ -139,6 +139,9 @@ describe("the prompt", function()
         session:expect("1  function mine%(%) return 1 end")
         session:expect("moon> ")
         assert.truthy(answer("?pritn"):find("did you mean 'print'", 1, true))
+        for _, call in ipairs { "help(generate)", "help(5)", "help{}" } do
+            assert.equal('error: help takes a name, such as help("generate")', answer(call))
+        end
     end)
 
     it("runs commands of the shell, and takes time", function()

@@ -222,13 +222,13 @@ local function branch(self, count, changes)
     return other
 end
 
-local function check_changes(self, changes)
+local function check_changes(self, changes, verb)
     local arguments = require "moonloom.arguments"
     local known = {}
     for name, value in pairs(changes) do
         if name ~= "id" and name ~= "text" then known[name] = value end
     end
-    local checked = arguments.check("fork", self.recipe.parameters, known)
+    local checked = arguments.check(verb, self.recipe.parameters, known)
     for name in pairs(known) do known[name] = checked[name] end
     return known
 end
@@ -250,7 +250,7 @@ function Generation:fork(i, changes)
         error(("fork at %s? This generation has the tokens 1 to %d"):format(tostring(i), #self.tokens), 2)
     end
     changes = given.options(changes, "fork")
-    local parameters = check_changes(self, changes)
+    local parameters = check_changes(self, changes, "fork")
     if next(changes) == nil then parameters.seed = random.fresh_seed() end
     local other = branch(self, i - 1, parameters)
     other:prepare()
@@ -262,7 +262,7 @@ end
 
 --- g:resume{ max_tokens = } goes on where it stopped, at the length or interrupted. Returns the same generation.
 function Generation:resume(changes)
-    changes = check_changes(self, given.options(changes, "resume"))
+    changes = check_changes(self, given.options(changes, "resume"), "resume")
     if self.stop == "end" then error("this generation ended by itself; fork it to go another way", 2) end
     for key, value in pairs(changes) do self.parameters[key] = value end
     self.seed = changes.seed or self.seed
