@@ -26,9 +26,8 @@ local function cut(entries)
     local temporary = ("%s.%d"):format(path, native.process())
     local file = io.open(temporary, "w")
     if not file then return end
-    for i = #entries - LIMIT + 1, #entries do file:write(entries[i], "\n") end
-    file:close()
-    if not os.rename(temporary, path) then os.remove(temporary) end
+    local written = file:write(table.concat(entries, "\n", #entries - LIMIT + 1), "\n")
+    if not (file:close() and written and os.rename(temporary, path)) then os.remove(temporary) end
 end
 
 --- Reads the file into the line editor. Without a home folder the history lives as long as the prompt.
@@ -39,9 +38,9 @@ function M.open()
     path = folder .. "/history"
     local file = io.open(path, "r")
     if not file then return end
-    local entries = {}
-    for line in file:lines() do entries[#entries + 1] = line end
+    local entries, text = {}, file:read("*a") -- nothing if it is a folder
     file:close()
+    for line in (text or ""):gmatch("[^\n]+") do entries[#entries + 1] = line end
     for i = math.max(1, #entries - LIMIT + 1), #entries do native.history_add(decode(entries[i])) end
     newest = entries[#entries] and decode(entries[#entries])
     if #entries > 2 * LIMIT then cut(entries) end

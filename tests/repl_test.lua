@@ -121,6 +121,12 @@ describe("the prompt", function()
         session:expect('"first of all"\n')
     end)
 
+    it("starts where its history cannot be read or written", function()
+        os.execute(("mkdir -p %s/state/moonloom/history"):format(folder))
+        start()
+        assert.equal("2", answer("1 + 1"))
+    end)
+
     it("helps", function()
         start()
         session:enter("?")
