@@ -203,10 +203,10 @@ function M.start()
     end
     run_user_file()
     while true do
-        talk.refresh()
+        guarded(talk.refresh) -- runs what was saved: Ctrl-C must reach it
         local text = read_chunk()
         if not text then break end
-        talk.refresh() -- a recipe may have been saved since the prompt stood there
+        guarded(talk.refresh) -- a recipe may have been saved since the prompt stood there
         if text:find("%S") and not commands.run(M, text) then M.run(text) end
     end
     if edited then M.write("\n") end

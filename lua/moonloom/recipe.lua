@@ -12,6 +12,7 @@
 -- belong into lua/. Other files below recipes/ (`require "recipes.parts.x"`) live the same way.
 local ml = require "moonloom.ffi"
 local arguments = require "moonloom.arguments"
+local interrupt = require "moonloom.interrupt"
 local policy = require "moonloom.policy"
 local suggest = require "moonloom.suggest"
 local uv = require "luv"
@@ -81,6 +82,7 @@ local function load_value(path, name)
     if not chunk then return nil, explain(path, problem) end
     jit.off(chunk, true)
     local fine, value = pcall(chunk, name)
+    if interrupt.is_interrupt(value) then return nil, path .. " was interrupted while it was loaded" end
     if not fine then return nil, explain(path, value) end
     if type(value) ~= "table" then
         return nil, ("%s returns a %s, not the table of a recipe"):format(path, type(value))
