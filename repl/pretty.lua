@@ -1,4 +1,5 @@
 --- Shows any Lua value for a reader: sorted keys, quoted strings, limits on depth, length and repetition.
+local interrupt = require "moonloom.interrupt"
 local style = require "repl.style"
 
 local M = {}
@@ -142,6 +143,7 @@ local function show_text(state, value, depth)
     local line = fine and depth > 0 and text:match("^([^\n]*)\n")
     if line then return line .. state.paint("dim", " ...") end
     if fine then return text end
+    if interrupt.is_interrupt(text) then error(text, 0) end
     return state.paint("dim", "<__tostring failed: " .. tostring(text) .. ">")
 end
 

@@ -19,9 +19,9 @@ function M.refresh()
     recipe.report(recipe.refresh())
 end
 
---- Whether resume() has something to go on with after Ctrl-C.
+--- Whether Ctrl-C left something that resume() goes on with.
 function M.can_resume()
-    return ml.last ~= nil
+    return ml.last ~= nil and ml.last.stop == "interrupted"
 end
 
 local shown = setmetatable({}, { __mode = "k" }) -- streamed value -> the summary that was shown
