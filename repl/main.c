@@ -4,6 +4,7 @@
 #include <lauxlib.h>
 #include <lualib.h>
 
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,7 +57,17 @@ static void set_globals(lua_State *L, const char *home, int argc, char **argv) {
     lua_pop(L, 2);
 }
 
+/* Fills the places of standard input, output and error where whoever started moonloom closed them: else the next files
+ * that are opened take them, get what is printed, and libuv aborts when it closes them. Printing to a closed output
+ * fails as before. */
+static void fill_standard_files(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
+    }
+}
+
 int main(int argc, char **argv) {
+    fill_standard_files();
     char home[PATH_MAX], path[PATH_MAX + 16];
     if (!find_home(home)) {
         fprintf(stderr, "moonloom: cannot find its folders lua/ and repl/; set MOONLOOM_HOME\n");

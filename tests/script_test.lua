@@ -103,6 +103,17 @@ describe("moonloom as a command", function()
         assert.equal(0, code)
     end)
 
+    it("runs where standard input, output or error is closed", function()
+        local words = "%s generate Once --max-tokens 3 --temperature 0"
+        for _, closed in ipairs { " <&-", " 2>&-" } do
+            local out, _, code = run(words .. closed)
+            assert.same({ "Once upon a time\n", 0 }, { out, code })
+        end
+        local _, err, code = run(words .. " >&-")
+        assert.truthy(err:find("moonloom: standard output: Bad file descriptor", 1, true), err)
+        assert.equal(1, code)
+    end)
+
     it("ends quietly when the reader of its pipe goes", function()
         local out, err, code = run("%s -e 'require \"luv\" for i = 1, 1e6 do print(i) end' | head -n 1")
         assert.equal("1\n", out)
