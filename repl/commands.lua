@@ -51,7 +51,8 @@ function M.run(shell, text)
     elseif first == "!" then
         execute(shell, line:sub(2))
     elseif first == ">" then
-        shell.say(line:match("^>%s*(.*)$"))
+        local said = line:match("^>%s*(.*)$")
+        if said == "" then shell.complain("there is nothing to say behind >") else shell.say(said) end
     elseif first == "%" then
         local name, rest = line:match("^%%(%a*)%s*(.*)$")
         if percent[name] then

@@ -180,6 +180,19 @@ local function hint_for_field(name, line, environment)
     return similar and ("did you mean '%s'?"):format(similar)
 end
 
+-- For a method that the line calls with a dot: its object is a table that has it from its metatable. (Recipes, which
+-- can be called themselves, have functions there.)
+local function hint_for_dot(line, environment)
+    local owner, name, argument = (line or ""):match("([%a_][%w_]*)%.([%a_][%w_]*)%s*%(%s*([%w_]*)")
+    if not owner or argument == owner then return nil end
+    local known, value = environment.resolve(owner)
+    local meta = known and type(value) == "table" and debug.getmetatable(value)
+    if not meta or meta.__call or rawget(value, name) ~= nil then return nil end
+    local found, method = environment.resolve(owner .. "." .. name)
+    if not found or type(method) ~= "function" then return nil end
+    return ("a method is called with a colon, %s:%s(...)"):format(owner, name)
+end
+
 local function hint_for_syntax(token, line)
     if not line then return nil end
     if token == "!" and line:find("!=", 1, true) then return "Lua writes ~= for not equal" end
@@ -204,7 +217,7 @@ local function explain(report, line, environment)
     if name then return ("there is no function '%s' here"):format(name), hint_for_field(name, line, environment) end
     local token = message:match(" near '(.-)'$")
     if token then return message, hint_for_syntax(token, line) end
-    return message, type(report.value) == "table" and report.value.hint or nil
+    return message, type(report.value) == "table" and report.value.hint or hint_for_dot(line, environment)
 end
 
 local function place_of(report)
