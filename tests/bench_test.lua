@@ -189,7 +189,7 @@ describe("bench", function()
         local out, raw = file:read("*a"), session.raw
         file:close()
         prompt:close()
-        assert.equal(0, code, raw)
+        assert.equal(130, code, raw)
         local got = json.decode(out)
         assert.same({ "pp8 0 1" }, names(got.rows))
         assert.is_true(got.interrupted)
