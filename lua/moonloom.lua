@@ -67,7 +67,7 @@ end
 
 --- The current model; or another for once: moonloom.current(path or model), nil for the current one.
 function M.current(which)
-    if type(which) == "table" then return which end
+    if type(which) == "table" and which.tokenizer then return which end
     if which and which ~= chosen then return M.load(which) end
     current = current or M.load(chosen or ml.home .. "/data/tiny-gpt-oss.gguf")
     return current

@@ -76,6 +76,7 @@ describe("wrong arguments", function()
         for _, name in ipairs { "numa", "isa", "precision", "tuning" } do
             refuses({ {}, true, 5, "x" }, function(value) moonloom[name](value or "y") end)
         end
+        refuses({ {}, 5, true }, function(other) moonloom.current(other or 6) end)
         refuses({ "x", 5, true }, function(options) model:session(options or "f32") end)
         refuses({ "x", 5, true }, function(options) session:feed("x", options or "y") end)
         refuses({ "x", 5, true }, function(options) session:tree(options or "y") end)
