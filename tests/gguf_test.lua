@@ -5,6 +5,7 @@ local weights = require "moonloom.weights"
 local writer = require "moonloom.gguf_writer"
 
 local folder = require("helpers.folder")
+local run = require "helpers.command"
 local tiny = ml.home .. "/data/tiny-gpt-oss.gguf"
 
 local function u32(value)
@@ -215,6 +216,31 @@ describe("gguf", function()
         assert_refused(one("x", { 1 }, 0, 0x7fffffffffffffe0ULL), "tensor x needs 4 bytes")
         assert_refused(gguf(2, 0, tensor_info("x", { 1 }, 0, 0):rep(2) .. data), "tensor x is there twice")
         assert_refused(gguf(1, 0, tensor_info("x", { 1 }, 0, 0)), "tensor x needs 4 bytes")
+    end)
+
+    it("is open soon though its keys would meet in one part of an FNV-1a table", function()
+        local KEYS, SLOTS, PART = 150000, 2 ^ 19, 16
+        local parts = {}
+        local function grow(hash, key, more)
+            for byte = 97, 112 do
+                local longer = bit.bxor(hash, byte) * 0x100000001b3ULL
+                if more > 0 then
+                    grow(longer, key .. string.char(byte), more - 1)
+                elseif bit.band(bit.bxor(longer, bit.rshift(longer, 32)), SLOTS - 1) < SLOTS / PART then
+                    parts[#parts + 1] = text(key .. string.char(byte)) .. u32(0) .. "x"
+                end
+                if #parts == KEYS then return end
+            end
+        end
+        grow(0xcbf29ce484222325ULL, "", 5)
+        local path = folder.write("keys.gguf", gguf(0, KEYS, table.concat(parts)))
+        local out, err, code = run { "-e", ([[
+            local ffi = require "ffi"
+            ffi.cdef "unsigned alarm(unsigned seconds);"
+            ffi.C.alarm(20) -- instead of minutes
+            io.write(#require("moonloom.weights").open %q:keys())
+        ]]):format(path) }
+        assert.same({ tostring(KEYS), "", 0 }, { out, err, code })
     end)
 
     it("lists a type that it cannot compute with, if its size is known", function()

@@ -1,21 +1,16 @@
 #include "load/names.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* FNV-1a, 64 bits, with its high half folded in. */
-static uint32_t hash(const char *name, size_t bytes) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < bytes; i++) h = (h ^ (uint8_t)name[i]) * 0x100000001b3u;
-    return (uint32_t)(h ^ (h >> 32));
-}
-
-/* The slot that holds the name, or the empty one where it belongs. */
+/* The slot that holds the name, or the empty one where it belongs. Where the slots lie is the seed, so that no file can
+ * be built to collide. */
 static size_t find_slot(const ml_names *names, const char *name, size_t bytes) {
-    size_t slot = hash(name, bytes) & (names->slot_count - 1);
+    size_t slot = ml_hash(name, (int64_t)bytes, (uint64_t)(uintptr_t)names->slots) & (names->slot_count - 1);
     for (; names->slots[slot]; slot = (slot + 1) & (names->slot_count - 1)) {
         const char *other = names->list[names->slots[slot] - 1];
         if (strncmp(other, name, bytes) == 0 && other[bytes] == 0) break;
