@@ -1,6 +1,7 @@
 -- What the tokenizer promises on any vocabulary: merging, special tokens, begin and end, streaming, exact round trips.
 local folder = require "helpers.folder"
 local home = require("moonloom.ffi").home
+local run = require "helpers.command"
 local small = require "helpers.small_vocabulary"
 local tokenizer = require "moonloom.tokenizer"
 
@@ -411,6 +412,20 @@ describe("a vocabulary", function()
         assert.same({ 256 }, small.open(bpe("token_type")):encode("ab"))
         assert.same({ 97, 98 }, small.open(bpe("merges", "string[]", {})):encode("ab"))
         assert.is_false(small.open(bpe("eos_token_id", "u32", 2 ^ 32 - 1)):is_end(0))
+    end)
+
+    it("may list a merge any number of times: the first counts, and the others cost nothing", function()
+        local meta, texts = small.bpe { { "a", "b" } }, {}
+        for i = 1, 300000 do texts[i] = "a b" end
+        small.open(small.set(meta, K .. "merges", "string[]", texts)):close()
+        local out, err, code = run { "-e", ([[
+            local ffi = require "ffi"
+            ffi.cdef "unsigned alarm(unsigned seconds);"
+            ffi.C.alarm(20) -- instead of a minute
+            local ids = require("moonloom.tokenizer").open(%q):encode(("ab"):rep(50000))
+            io.write(#ids, " ", ids[1], " ", ids[50000])
+        ]]):format(folder.path("small.gguf")) }
+        assert.same({ "50000 256 256", "", 0 }, { out, err, code })
     end)
 
     it("may list merges of what are no tokens: they never happen", function()

@@ -123,6 +123,16 @@ static void read_merges(void *arg, int64_t begin, int64_t end, int thread) {
     free(out);
 }
 
+/* Adds merge `rank`, the highest so far, to those that make `token`. One that repeats a lower one never happens: left
+ * out, a token has no more merges than bytes, and rank_pair() walks over all of them. */
+static void add_merge(ml_bpe *bpe, int32_t token, uint32_t rank) {
+    const uint32_t left = bpe->merges[rank].left, highest = bpe->highest[token];
+    for (uint32_t at = highest; at > 0; at = bpe->merges[at - 1].lower)
+        if (bpe->merges[at - 1].left == left) return;
+    bpe->merges[rank].lower = highest;
+    bpe->highest[token] = rank + 1;
+}
+
 /* A merge whose parts or product are no tokens can never happen: only the product is looked for. */
 static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
     const size_t merge_bytes = (size_t)count * sizeof *bpe->merges;
@@ -141,8 +151,7 @@ static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
                         ml_weights_path(weights), damaged, MERGES);
     for (int64_t i = 0; i < count; i++) {
         const int32_t token = (int32_t)bpe->merges[i].lower;
-        bpe->merges[i].lower = token < 0 ? 0 : bpe->highest[token];
-        if (token >= 0) bpe->highest[token] = (uint32_t)i + 1;
+        if (token >= 0) add_merge(bpe, token, (uint32_t)i);
     }
     return ML_OK;
 }
