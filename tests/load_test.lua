@@ -3,7 +3,9 @@ local ffi = require "ffi"
 local folder = require "helpers.folder"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
+local rewritten = require "helpers.rewritten"
 local run = require "helpers.command"
+local sentence_of = require "helpers.sentence"
 local uv = require "luv"
 local weights = require "moonloom.weights"
 local writer = require "moonloom.gguf_writer"
@@ -144,6 +146,23 @@ describe("loading", function()
         assert.equal(2, code)
         assert.truthy(err:find("load must be one of map, copy", 1, true))
         assert.has_error(function() moonloom.load(TINY, { load = "slowly" }) end, "load is map or copy, not 'slowly'")
+    end)
+
+    it("refuses a model whose RoPE would turn by what is no number", function()
+        local function floats(value)
+            local list = ffi.new("float[16]")
+            for i = 0, 15 do list[i] = value end
+            return ffi.string(list, 64)
+        end
+        local function refused(meta, tensors, words)
+            local sentence = sentence_of(moonloom.load, rewritten(TINY, "rope.gguf", meta, tensors))
+            assert.truthy(sentence:find(words, 1, true), sentence)
+        end
+        moonloom.load(rewritten(TINY, "rope.gguf", {}, { ["rope_freqs.weight"] = { "f32", { 16 }, floats(2) } })):close()
+        for words, value in pairs { ["is inf"] = 0, nan = 0 / 0 } do
+            refused({}, { ["rope_freqs.weight"] = { "f32", { 16 }, floats(value) } }, words)
+        end
+        refused({ ["gpt-oss.rope.scaling.factor"] = { "f64", 5e-324 } }, {}, "no finite number")
     end)
 end)
 

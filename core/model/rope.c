@@ -41,6 +41,17 @@ static int apply_file_factors(const ml_model *model, double *frequencies) {
     return ML_OK;
 }
 
+/* Factors may be zero, NaN, or too small: the angles would be NaN, and what comes out need not show it. */
+static int check_frequencies(const ml_model *model) {
+    for (int32_t i = 0; i < model->config.rope_dims / 2; i++) {
+        if (isfinite(model->rope_frequencies[i] * INT32_MAX)) continue;
+        return ml_error(ML_E_FORMAT,
+                        "%s: RoPE frequency %d is %g, no finite number: its base, factor or divisor is damaged",
+                        ml_weights_path(model->weights), i, model->rope_frequencies[i]);
+    }
+    return ML_OK;
+}
+
 int ml_rope_prepare(ml_model *model) {
     const ml_config *c = &model->config;
     double *frequencies = ml_calloc((size_t)c->rope_dims / 2, sizeof *frequencies);
@@ -54,7 +65,8 @@ int ml_rope_prepare(ml_model *model) {
     } else {
         for (int32_t i = 0; i < c->rope_dims / 2; i++) frequencies[i] /= c->rope_factor;
     }
-    return apply_file_factors(model, frequencies);
+    int status = apply_file_factors(model, frequencies);
+    return status == ML_OK ? check_frequencies(model) : status;
 }
 
 void ml_rope_angles(const ml_model *model, int64_t position, float *cosines, float *sines) {
