@@ -721,7 +721,8 @@ int ml_saved_fits(const ml_saved *saved, const ml_identity *identity);
 /* Gives the cache the policy that the session was saved under, if there was one (*set = 1). */
 int ml_saved_policy(const ml_saved *saved, ml_cache *cache, int *set);
 /* Fills the empty `sequence` with the first `tokens` tokens. It must fit (ml_saved_fits) and the cache be of its dtype.
- * ML_E_FORMAT names what is damaged; the sequence is empty then. */
+ * ML_E_FORMAT names what is damaged, ML_E_UNSUPPORTED a token that the vocabulary does not have; the sequence is empty
+ * then. */
 int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t tokens);
 /* saved:end */
 

@@ -101,12 +101,16 @@ describe("a saved session", function()
         return tonumber(ffi.cast("const uint64_t *", bytes:sub(881, 888))[0])
     end
 
-    -- A file that lies with right checksums: `header`, `index` and `pages` are functions of the old bytes.
+    -- A file that lies with right checksums: `header`, `ids`, `index` and `pages` are functions of the old bytes.
     local function forged(change)
         local pages_at = HEADER + saved.tokens * 4 + #saved.text + policy_bytes()
         local index_at = pages_at + saved.packed_bytes
         local header, front = bytes:sub(1, HEADER), bytes:sub(HEADER + 1, pages_at)
         local pages, index = bytes:sub(pages_at + 1, index_at), bytes:sub(index_at + 1, -HEADER - 1)
+        if change.ids then
+            local ids = change.ids(front:sub(1, saved.tokens * 4))
+            header, front = header:sub(1, 144) .. hash(ids) .. header:sub(153), ids .. front:sub(#ids + 1)
+        end
         if change.pages then pages = change.pages(pages) end
         if change.index then index = change.index(index, pages) end
         header = header:sub(1, 160) .. hash(index) .. header:sub(169)
@@ -345,6 +349,13 @@ describe("a saved session", function()
                 assert.truthy(sentence:find(words, 1, true), sentence)
             end
         end
+        -- Tokens that the vocabulary does not have.
+        for place, id in pairs { [0] = -1, [saved.tokens - 1] = 1024, [7] = 2 ^ 31 - 1 } do
+            local sentence = sentence_of(restore, forged { ids = put(place * 4, u32(ffi.cast("int32_t", id))) })
+            assert.truthy(sentence:find(("token %d of it is %d, outside the vocabulary of 1024"):format(place, id), 1,
+                true), sentence)
+        end
+        assert.is_string(tostring(session:tree()))
         -- A page that unpacks to anything else, though its checksum is right.
         local liar = forged {
             pages = put(4, ("\255"):rep(40)),

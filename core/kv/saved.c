@@ -415,6 +415,19 @@ static void close_reading(reading *r) {
     free(r->pages);
 }
 
+/* Else whoever reads the sequence, or the tree of the cache, would meet tokens that do not exist. */
+static int check_ids(const ml_saved *saved, const ml_cache *cache, int64_t tokens) {
+    const int32_t *ids = ml_saved_ids(saved);
+    const int64_t vocabulary = cache->model->config.vocabulary;
+    for (int64_t i = 0; i < tokens; i++) {
+        if (ids[i] >= 0 && ids[i] < vocabulary) continue;
+        return ml_error(ML_E_UNSUPPORTED,
+                        "%.200s cannot be restored: token %lld of it is %d, outside the vocabulary of %lld",
+                        saved->path, (long long)i, ids[i], (long long)vocabulary);
+    }
+    return ML_OK;
+}
+
 int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t tokens) {
     ml_sequence *s = ml_cache_sequence(cache, sequence);
     const ml_saved_info *info = &saved->header.info;
@@ -425,6 +438,7 @@ int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t to
                         (long long)tokens);
     }
     int status = check_shape(saved, cache);
+    if (status == ML_OK) status = check_ids(saved, cache, tokens);
     if (status != ML_OK) return status;
     reading r = {.saved = saved};
     s->used_at = ++cache->tick; /* it must not be given up for itself */
