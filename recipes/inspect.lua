@@ -62,7 +62,7 @@ function Report:__tostring()
     local function say(...)
         lines[#lines + 1] = (...):format(select(2, ...)):gsub("%s+$", "")
     end
-    say("architecture: %s", self.architecture or "(not given)")
+    say("architecture: %s", one_line(self.architecture or "(not given)"))
     say("")
     local keys = {}
     for key in pairs(self.metadata) do keys[#keys + 1] = key end

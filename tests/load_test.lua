@@ -148,6 +148,26 @@ describe("loading", function()
         assert.has_error(function() moonloom.load(TINY, { load = "slowly" }) end, "load is map or copy, not 'slowly'")
     end)
 
+    it("takes what a file calls itself for a name on one line, and quotes it as such", function()
+        local function load(meta)
+            return moonloom.load(rewritten(TINY, "named.gguf", meta, {}))
+        end
+        for name, meta in pairs {
+            ["a?name?[2J"] = { "string", "a\nname\27[2J" }, ["named.gguf"] = { "string[]", { "a", "b" } },
+        } do
+            local model = load { ["general.name"] = meta }
+            assert.equal(name, model.name)
+            assert.is_nil(tostring(model):find("%c"))
+            model:close()
+        end
+        load({ ["general.name"] = { "u32[][]", { { 1 } } } }):close()
+        for key, words in pairs { ["general.architecture"] = "architecture 'a?name?[2J'",
+            ["tokenizer.ggml.model"] = "tokenizer model 'a?name?[2J'" } do
+            local sentence = sentence_of(load, { [key] = { "string", "a\nname\27[2J" } })
+            assert.truthy(sentence:find(words, 1, true), sentence)
+        end
+    end)
+
     it("refuses a model whose RoPE would turn by what is no number", function()
         local function floats(value)
             local list = ffi.new("float[16]")

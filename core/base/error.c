@@ -7,11 +7,19 @@
 static _Thread_local char last_error[1024] = "no error";
 static volatile sig_atomic_t interrupted;
 
+/* What a file calls itself may hold control characters: they would break the line, or move the cursor. */
+static void make_plain(char *text) {
+    for (; *text; text++) {
+        if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
+    }
+}
+
 int ml_error(int status, const char *format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(last_error, sizeof last_error, format, args);
     va_end(args);
+    make_plain(last_error);
     return status;
 }
 

@@ -31,6 +31,12 @@ local function read_config(handle)
     return plain
 end
 
+-- What the file calls itself, if that is a text, on one line; else how it is called.
+local function name_of(file, path)
+    local name = file:kind("general.name") == "string" and file:meta("general.name") or path:match("[^/]*$")
+    return (name:gsub("%c", "?"))
+end
+
 -- Copies the weights into memory; a bar is drawn from the first second on.
 local function copy_weights(file)
     local began = C.ml_time_now()
@@ -53,7 +59,7 @@ function M.load(path, how)
     local handle = ffi.gc(out[0], C.ml_model_free)
     return setmetatable({
         path = path,
-        name = file:meta("general.name") or path:match("[^/]*$"),
+        name = name_of(file, path),
         weights = file,
         tokenizer = tokenizer.create(file.handle),
         load_ms = C.ml_time_now() - began,
