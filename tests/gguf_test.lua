@@ -218,6 +218,21 @@ describe("gguf", function()
         assert_refused(gguf(1, 0, tensor_info("x", { 1 }, 0, 0)), "tensor x needs 4 bytes")
     end)
 
+    it("refuses tensors that share bytes, and takes them in any order", function()
+        local function three(a, b, c)
+            return gguf(3, 0, tensor_info("a", { 16 }, 0, a) .. tensor_info("b", { 8 }, 0, b)
+                .. tensor_info("c", { 9 }, 0, c) .. ("\0"):rep(256))
+        end
+        assert_refused(three(0, 32, 64), "tensor b begins at byte 160, inside a")
+        assert_refused(three(0, 64, 64), "begins at byte 192, inside")
+        assert_refused(three(96, 160, 64), "tensor a begins at byte 224, inside c")
+        for _, places in ipairs { { 0, 64, 96 }, { 96, 0, 32 }, { 64, 160, 0 } } do
+            local w = weights.open(folder.write("apart.gguf", three(unpack(places))))
+            assert.equal(3, w:count())
+            w:close()
+        end
+    end)
+
     it("is open soon though its keys would meet in one part of an FNV-1a table", function()
         local KEYS, SLOTS, PART = 150000, 2 ^ 19, 16
         local parts = {}

@@ -322,6 +322,31 @@ static int place_tensors(const reader *r, size_t first, uint64_t alignment, ml_w
     return ML_OK;
 }
 
+static int compare_offsets(const void *a, const void *b) {
+    const int64_t left = (*(const ml_tensor_info *const *)a)->offset,
+                  right = (*(const ml_tensor_info *const *)b)->offset;
+    return (left > right) - (left < right);
+}
+
+/* No byte belongs to two of the tensors from `first` on: else an offset is wrong, and the model would run on the
+ * numbers of another tensor. */
+static int check_apart(const reader *r, size_t first, const ml_weights *weights) {
+    const size_t count = weights->names.count - first;
+    const ml_tensor_info **sorted = ml_calloc(count, sizeof *sorted);
+    if (!sorted) return ML_E_MEMORY;
+    for (size_t i = 0; i < count; i++) sorted[i] = &weights->entries[first + i].info;
+    qsort(sorted, count, sizeof *sorted, compare_offsets);
+    int status = ML_OK;
+    for (size_t i = 1; i < count && status == ML_OK; i++) {
+        const ml_tensor_info *info = sorted[i], *before = sorted[i - 1];
+        if (info->offset - before->offset >= before->bytes) continue;
+        status = ml_error(ML_E_FORMAT, "%s is damaged: tensor %.200s begins at byte %lld, inside %.200s", r->path,
+                          info->name, (long long)info->offset, before->name);
+    }
+    free(sorted);
+    return status;
+}
+
 /* ---- a file ---- */
 
 static int take_header(reader *r, uint64_t *tensors, uint64_t *pairs) {
@@ -375,6 +400,7 @@ static int read_file(ml_weights *weights, const char *path, ml_metadata *metadat
     }
     status = take_tensors(&r, tensors, (uint64_t)alignment, weights);
     if (!status) status = place_tensors(&r, first, (uint64_t)alignment, weights);
+    if (!status) status = check_apart(&r, first, weights);
     weights->timings[0] += t1 - t0;
     weights->timings[1] += t2 - t1;
     weights->timings[2] += ml_time_now() - t2;
