@@ -1,9 +1,11 @@
 -- The store: sessions that end are found by later processes, by how they begin.
 local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
+local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local recipe = require "moonloom.recipe"
 local run = require "helpers.command"
+local C = ml.C
 
 local MODEL = MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf"
 
@@ -209,6 +211,51 @@ describe("a store", function()
         local _, err, code = run { "--kv-store", "/no/such/place", "-e", "1" }
         assert.equal(2, code)
         assert.truthy(err:find("the store /no/such/place cannot be made", 1, true), err)
+    end)
+
+    it("leaves alone what is none of its files", function()
+        feed(part(1, 300))
+        os.execute(("cd %s && mkdir abc.session abd.session abe.session.part && touch abd.session/x letter.part"
+            .. " && mkfifo abf.session && ln -s nowhere aba.session && touch -d '2 hours ago' *.part"):format(place))
+        local function listing()
+            local pipe = io.popen("ls " .. place)
+            local text = pipe:read("*a")
+            pipe:close()
+            return text
+        end
+        local before = listing()
+        anew()
+        assert.equal(299, feed(part(1, 300)))
+        assert.equal(1, count())
+        assert.same({}, told)
+        assert.equal(before, listing())
+    end)
+
+    it("keeps a file that cannot be opened now, and tells so once; of one that is gone it says nothing", function()
+        feed(part(1, 300))
+        local file = moonloom.store():list()[1].path
+        local saved = require "moonloom.saved"
+        local open, reason = saved.open, "Too many open files"
+        local function refused(path)
+            if reason == "gone" then os.remove(path) end
+            error(setmetatable({ status = tonumber(C.ML_E_IO), message = path .. ": " .. reason }, ml.Error), 0)
+        end
+        anew()
+        saved.open = refused
+        local fine, problem = pcall(function()
+            assert.equal(0, count())
+            assert.equal(0, count())
+            assert.same({ ("store: %s: Too many open files"):format(file) }, told)
+            saved.open = open
+            assert.equal(299, feed(part(1, 300)))
+            told, reason = {}, "gone"
+            anew()
+            saved.open = refused
+            assert.equal(0, count())
+            assert.same({}, told)
+        end)
+        saved.open = open
+        assert(fine, problem)
     end)
 
     it("is not asked by sessions that want no prefixes, nor told of them", function()

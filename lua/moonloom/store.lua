@@ -48,8 +48,25 @@ function M.use(folder, options)
     elseif stat.type ~= "directory" then
         error(("the store %s is no folder"):format(folder), 0)
     end
-    M.current = setmetatable({ folder = folder, bytes = bytes, _files = {} }, Store)
+    M.current = setmetatable({ folder = folder, bytes = bytes, _files = {}, _told = {} }, Store)
     return M.current
+end
+
+-- The file at `path`, opened; or nil. One that is damaged, or of another format, is removed. What cannot be opened for
+-- another reason may be fine another time.
+local function open(self, path, inode)
+    local fine, opened = pcall(saved.open, path)
+    if fine and not opened.damage then return { saved = opened, path = path, inode = inode } end
+    local status = fine and C.ML_E_FORMAT or type(opened) == "table" and opened.status
+    local problem = fine and opened.damage or tostring(opened)
+    if fine then opened:close() end
+    if status == C.ML_E_FORMAT or status == C.ML_E_UNSUPPORTED then
+        tell(problem .. "; it is removed")
+        os.remove(path)
+    elseif uv.fs_stat(path) and not self._told[path] then -- else another process removed it
+        self._told[path] = true
+        tell(problem)
+    end
 end
 
 -- Opens what is new and forgets what is gone; removes what cannot be read and what was never finished.
@@ -59,22 +76,13 @@ local function refresh(self)
     while name do
         local path = self.folder .. "/" .. name
         local stat = uv.fs_stat(path)
-        if stat and name:find("^%x+%.session$") then
+        local is_file = stat and stat.type == "file"
+        if is_file and name:find("^%x+%.session$") then
             local file = self._files[name]
-            if not file or file.inode ~= stat.ino then
-                local fine, opened = pcall(saved.open, path)
-                if fine and opened.damage then fine, opened = false, opened.damage end
-                if fine then
-                    file = { saved = opened, path = path, inode = stat.ino }
-                else
-                    file = nil
-                    tell(("%s; it is removed"):format(tostring(opened)))
-                    os.remove(path)
-                end
-            end
+            if not file or file.inode ~= stat.ino then file = open(self, path, stat.ino) end
             if file then file.used, file.bytes = stat.mtime.sec + stat.mtime.nsec / 1e9, stat.size end
             files[name] = file
-        elseif stat and name:find("%.part$") and os.time() - stat.mtime.sec > STALE then
+        elseif is_file and name:find("^%x+%.session%.part$") and os.time() - stat.mtime.sec > STALE then
             os.remove(path)
         end
         name = uv.fs_scandir_next(scan)
