@@ -231,6 +231,18 @@ describe("a store", function()
         assert.equal(before, listing())
     end)
 
+    it("may hold more files than the process may open", function()
+        feed(part(1, 300))
+        local bytes = folder.read(moonloom.store():list()[1].path)
+        for i = 1, 60 do folder.write(("store/%x.session"):format(i), bytes) end
+        local pipe = io.popen(("ulimit -n 50; %s --kv-store %s -e 'print(#require(\"moonloom\").store():list())'"):format(
+            (os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build") .. "/moonloom", place))
+        local out = pipe:read("*a")
+        pipe:close()
+        assert.equal("61\n", out)
+        assert.equal(61, count())
+    end)
+
     it("keeps a file that cannot be opened now, and tells so once; of one that is gone it says nothing", function()
         feed(part(1, 300))
         local file = moonloom.store():list()[1].path

@@ -160,7 +160,10 @@ int ml_saved_open(const char *path, ml_saved **out) {
     if (!saved) return ML_E_MEMORY;
     saved->path = strdup(path);
     int status = saved->path ? ml_mapping_open(path, &saved->file) : ml_error(ML_E_MEMORY, "out of memory");
-    if (status == ML_OK) status = read_header(saved);
+    if (status == ML_OK) {
+        ml_mapping_release(&saved->file); /* a store holds more of them than a process may have descriptors */
+        status = read_header(saved);
+    }
     if (status == ML_OK) status = read_parts(saved);
     if (status != ML_OK) {
         ml_saved_free(saved);

@@ -48,10 +48,15 @@ int ml_mapping_open(const char *path, ml_mapping *out) {
     return status;
 }
 
+void ml_mapping_release(ml_mapping *mapping) {
+    if (mapping->descriptor >= 0) close(mapping->descriptor);
+    mapping->descriptor = -1;
+}
+
 void ml_mapping_close(ml_mapping *mapping) {
     if (mapping->data) {
         munmap((void *)mapping->data, mapping->size);
-        close(mapping->descriptor);
+        ml_mapping_release(mapping);
     }
     *mapping = (ml_mapping){0};
 }
