@@ -5,6 +5,8 @@ local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local random = require "moonloom.random"
+local rewritten = require "helpers.rewritten"
+local sentence_of = require "helpers.sentence"
 local synth = require("moonloom.recipe").get "synth"
 local C = ml.C
 
@@ -233,6 +235,19 @@ describe("generate with only_best", function()
         assert.equal(plain.tokens[9].logprob, fast.tokens[9].logprob)
         assert.equal(plain.text, fast.text)
         assert.same(plain:fork(5, { text = " and" }).ids, fast:fork(5, { text = " and" }).ids)
+    end)
+
+    it("refuses a model that says nothing but NaN, as sampling does", function()
+        local bias = ffi.new("float[8]")
+        for i = 0, 7 do bias[i] = 0 / 0 end
+        local path = rewritten(TINY, "nan.gguf", {}, {
+            ["blk.0.ffn_gate_inp.bias"] = { "f32", { 8 }, ffi.string(bias, 32) },
+        })
+        for _, only_best in ipairs { true, false } do
+            local sentence = sentence_of(run, { model = path, only_best = only_best })
+            assert.truthy(sentence:find("the logits are not finite", 1, true), sentence)
+        end
+        folder.remove()
     end)
 
     it("refuses samplers with a sentence", function()

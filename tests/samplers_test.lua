@@ -5,6 +5,7 @@ local logits_view = require "moonloom.logits"
 local random = require "moonloom.random"
 require "moonloom"
 local samplers = require "recipes.samplers"
+local sentence_of = require "helpers.sentence"
 
 -- A logits object over a Lua list (id 0 first).
 local function logits_of(values)
@@ -162,6 +163,10 @@ describe("candidates", function()
             "the logits are not finite: there are no probabilities to sample from")
         assert.has_error(function() candidates.new(logits_of { 1, math.huge }):sample(0.5) end,
             "the logits are not finite: there are no probabilities to sample from")
+        assert.has_error(function() candidates.new(logits_of { 0 / 0, 0 / 0 }):sample(0.5) end,
+            "the logits are not finite: there are no probabilities to sample from")
+        assert.truthy(sentence_of(function() candidates.new(logits_of { 0 / 0, 0 / 0 }):best() end)
+            :find("the logits are not finite", 1, true))
         assert.has_error(function() candidates.new(logits_of { 1 }):logit(7) end)
         assert.has_error(function() candidates.new(logits_of { 1 }):set(0, 0 / 0) end)
         assert.has_error(function() candidates.new(logits_of { 1 }):scale(0) end)

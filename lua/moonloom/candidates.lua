@@ -92,12 +92,20 @@ local function skip_list(self)
     return list, skip
 end
 
+local NOT_FINITE = "the logits are not finite: there are no probabilities to sample from"
+
+-- Raises what is to say where no candidate is left. NaN ranks last: a best logit that is NaN means that all are.
+local function fail_empty(self, level)
+    local _, value = self.logits:argmax()
+    error(value > -math.huge and "the samplers left no candidate" or NOT_FINITE, level)
+end
+
 local number = ffi.new("double[1]")
 
 -- The largest value, and the sum of exp(value - largest) over all candidates.
 local function normaliser(self)
     if self.mass then return self.top_value, self.mass end
-    if rank(self, 1) == 0 then error("the samplers left no candidate", 0) end
+    if rank(self, 1) == 0 then fail_empty(self, 0) end
     local top, sum = self.values[0], 0
     if self.limited then
         for i = 0, self.ranked - 1 do sum = sum + math.exp(self.values[i] - top) end
@@ -108,7 +116,7 @@ local function normaliser(self)
         for _, id in ipairs(list) do sum = sum + math.exp(self.changed[id] - top) end
     end
     if not (sum > 0 and sum < math.huge) then
-        error("the logits are not finite: there are no probabilities to sample from", 0)
+        error(NOT_FINITE, 0)
     end
     self.top_value, self.mass = top, sum
     return top, sum
@@ -236,7 +244,7 @@ end
 
 --- Id and logit of the best candidate.
 function Candidates:best()
-    if rank(self, 1) == 0 then error("the samplers left no candidate", 2) end
+    if rank(self, 1) == 0 then fail_empty(self, 3) end
     return self.ids[0], self.values[0]
 end
 

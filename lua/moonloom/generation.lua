@@ -108,8 +108,14 @@ end
 --- The best next token, for push(); without the logits of the others where the newest token is still to be fed.
 function Generation:best()
     recipe.poll()
-    if #self.all > self.session.position then return (self.session:best(self.all[#self.all])) end
-    return (self.session:logits():argmax())
+    local id, logit
+    if #self.all > self.session.position then
+        id, logit = self.session:best(self.all[#self.all])
+    else
+        id, logit = self.session:logits():argmax()
+    end
+    if not (math.abs(logit) < math.huge) then error("the logits are not finite: there is no best token", 0) end
+    return id
 end
 
 --- Fresh candidates for the next token.
