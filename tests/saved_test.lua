@@ -101,7 +101,8 @@ describe("a saved session", function()
         return tonumber(ffi.cast("const uint64_t *", bytes:sub(881, 888))[0])
     end
 
-    -- A file that lies with right checksums: `header`, `ids`, `index` and `pages` are functions of the old bytes.
+    -- A file that lies with right checksums: `header`, `ids`, `policy`, `index` and `pages` are functions of the old
+    -- bytes.
     local function forged(change)
         local pages_at = HEADER + saved.tokens * 4 + #saved.text + policy_bytes()
         local index_at = pages_at + saved.packed_bytes
@@ -110,6 +111,13 @@ describe("a saved session", function()
         if change.ids then
             local ids = change.ids(front:sub(1, saved.tokens * 4))
             header, front = header:sub(1, 144) .. hash(ids) .. header:sub(153), ids .. front:sub(#ids + 1)
+        end
+        if change.policy then
+            local rest, old = front:sub(1, -policy_bytes() - 1), front:sub(-policy_bytes())
+            local policy = change.policy(old)
+            header = header:sub(1, 80) .. u64(#bytes + #policy - #old) .. header:sub(89, 880) .. u64(#policy)
+                .. hash(policy) .. header:sub(897)
+            front = rest .. policy
         end
         if change.pages then pages = change.pages(pages) end
         if change.index then index = change.index(index, pages) end
@@ -349,6 +357,14 @@ describe("a saved session", function()
                 assert.truthy(sentence:find(words, 1, true), sentence)
             end
         end
+        -- More formats of pages than there can be, of which a cache would compare each with all others.
+        local function formats(count)
+            return forged { policy = function(old)
+                return old:sub(1, 24) .. u32(count) .. old:sub(29, -5) .. ("\16\16\16\16"):rep(count)
+            end }
+        end
+        restore(formats(5))
+        assert.truthy(sentence_of(restore, formats(30000)):find("policy is damaged", 1, true))
         -- Tokens that the vocabulary does not have.
         for place, id in pairs { [0] = -1, [saved.tokens - 1] = 1024, [7] = 2 ^ 31 - 1 } do
             local sentence = sentence_of(restore, forged { ids = put(place * 4, u32(ffi.cast("int32_t", id))) })

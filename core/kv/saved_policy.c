@@ -5,7 +5,8 @@
  *     formats   a byte for each side: bits of the keys by head, then of the values */
 #include "kv/saved.h"
 
-enum { HOT = 0, FIRST = 8, SET = 16, ROTATED = 20, FORMATS = 24, GOALS = 32, MOST_FORMATS = 65536 };
+/* MOST_FORMATS: as many policies over all layers as nobody has. A cache compares each new one with all it knows. */
+enum { HOT = 0, FIRST = 8, SET = 16, ROTATED = 20, FORMATS = 24, GOALS = 32, MOST_FORMATS = 8192 };
 
 size_t ml_saved_format(const ml_format *const *formats, size_t format_count, const ml_format *format) {
     size_t i = 0;
