@@ -357,6 +357,8 @@ describe("a saved session", function()
                 assert.truthy(sentence:find(words, 1, true), sentence)
             end
         end
+        -- A time that no calendar has.
+        assert.truthy(tostring(moonloom.saved(forged { header = put(136, u64(2 ^ 62)) })):find("saved       at no time"))
         -- More formats of pages than there can be, of which a cache would compare each with all others.
         local function formats(count)
             return forged { policy = function(old)

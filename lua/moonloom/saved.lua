@@ -112,7 +112,7 @@ function Saved:__tostring()
     local lines = {
         ("saved session %s: %d tokens, %s"):format(self.path, self.tokens, progress.amount(self.bytes, "B")),
         ("  model       %s (%s), %s"):format(printable(self.name), printable(self.architecture), printable(self.file)),
-        ("  saved       %s by moonloom %s, %s"):format(os.date("%Y-%m-%d %H:%M:%S", self.created),
+        ("  saved       %s by moonloom %s, %s"):format(os.date("%Y-%m-%d %H:%M:%S", self.created) or "at no time",
             printable(self.version), printable(self.isa)),
         ("  pages       %d of %d layers, %d quantised, %s cache: %s, here %s (%.2f times smaller)"):format(
             self.page_count, self.layers, self.quantised, self.cache, progress.amount(self.page_bytes, "B"),
