@@ -168,6 +168,23 @@ describe("loading", function()
         end
     end)
 
+    it("refuses a model whose tokenizer has other tokens than there are rows", function()
+        local file = weights.open(TINY)
+        local tokens, types = file:meta "tokenizer.ggml.tokens", file:meta "tokenizer.ggml.token_type"
+        file:close()
+        tokens[1025], types[1025] = "more", 1
+        local function refused(count)
+            local meta = { ["tokenizer.ggml.tokens"] = { "string[]", tokens },
+                ["tokenizer.ggml.token_type"] = { "i32[]", types } }
+            local sentence = sentence_of(moonloom.load, rewritten(TINY, "words.gguf", meta, {}))
+            assert.truthy(sentence:find(("has %d tokens, but token_embd.weight has 1024 rows"):format(count), 1, true),
+                sentence)
+        end
+        refused(1025)
+        for i = 1025, 1020, -1 do tokens[i], types[i] = nil, nil end
+        refused(1019)
+    end)
+
     it("refuses a model whose RoPE would turn by what is no number", function()
         local function floats(value)
             local list = ffi.new("float[16]")

@@ -57,16 +57,21 @@ function M.load(path, how)
     local out = ffi.new("ml_model *[1]")
     check(C.ml_model_create(file.handle, out))
     local handle = ffi.gc(out[0], C.ml_model_free)
+    local config, words = read_config(handle), tokenizer.create(file.handle)
+    if words:size() ~= config.vocabulary then
+        error(("%s is damaged: its tokenizer has %d tokens, but token_embd.weight has %d rows"):format(path,
+            words:size(), config.vocabulary), 0)
+    end
     return setmetatable({
         path = path,
         name = name_of(file, path),
         weights = file,
-        tokenizer = tokenizer.create(file.handle),
+        tokenizer = words,
         load_ms = C.ml_time_now() - began,
         prefixes = PREFIXES,
         _caches = {}, -- kind -> { cache, what holds it }
         _handle = handle,
-        _config = read_config(handle),
+        _config = config,
     }, Model)
 end
 
