@@ -195,7 +195,8 @@ describe("loading", function()
             local sentence = sentence_of(moonloom.load, rewritten(TINY, "rope.gguf", meta, tensors))
             assert.truthy(sentence:find(words, 1, true), sentence)
         end
-        moonloom.load(rewritten(TINY, "rope.gguf", {}, { ["rope_freqs.weight"] = { "f32", { 16 }, floats(2) } })):close()
+        local halves = { ["rope_freqs.weight"] = { "f32", { 16 }, floats(2) } }
+        moonloom.load(rewritten(TINY, "rope.gguf", {}, halves)):close()
         for words, value in pairs { ["is inf"] = 0, nan = 0 / 0 } do
             refused({}, { ["rope_freqs.weight"] = { "f32", { 16 }, floats(value) } }, words)
         end

@@ -358,7 +358,8 @@ describe("a saved session", function()
             end
         end
         -- A time that no calendar has.
-        assert.truthy(tostring(moonloom.saved(forged { header = put(136, u64(2 ^ 62)) })):find("saved       at no time"))
+        local late = moonloom.saved(forged { header = put(136, u64(2 ^ 62)) })
+        assert.truthy(tostring(late):find("saved       at no time", 1, true))
         -- More formats of pages than there can be, of which a cache would compare each with all others.
         local function formats(count)
             return forged { policy = function(old)

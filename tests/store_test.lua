@@ -235,8 +235,9 @@ describe("a store", function()
         feed(part(1, 300))
         local bytes = folder.read(moonloom.store():list()[1].path)
         for i = 1, 60 do folder.write(("store/%x.session"):format(i), bytes) end
-        local pipe = io.popen(("ulimit -n 50; %s --kv-store %s -e 'print(#require(\"moonloom\").store():list())'"):format(
-            (os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build") .. "/moonloom", place))
+        local command = (os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build") .. "/moonloom"
+        local pipe = io.popen(("ulimit -n 50; %s --kv-store %s -e 'print(#require(\"moonloom\").store():list())'")
+            :format(command, place))
         local out = pipe:read("*a")
         pipe:close()
         assert.equal("61\n", out)

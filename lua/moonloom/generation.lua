@@ -114,7 +114,9 @@ function Generation:best()
     else
         id, logit = self.session:logits():argmax()
     end
-    if not (math.abs(logit) < math.huge) then error("the logits are not finite: there is no best token", 0) end
+    if logit ~= logit or math.abs(logit) == math.huge then
+        error("the logits are not finite: there is no best token", 0)
+    end
     return id
 end
 
