@@ -428,6 +428,19 @@ describe("a vocabulary", function()
         assert.same({ "50000 256 256", "", 0 }, { out, err, code })
     end)
 
+    it("may have a name that a long text nearly is, everywhere: Ctrl-C stops looking for it", function()
+        small.open(small.sentencepiece { { ("a"):rep(1000000) .. "b", -1, 4 } }):close()
+        local out, err, code = run { "-e", ([[
+            local ffi = require "ffi"
+            ffi.cdef "int getpid(void);"
+            local t = require("moonloom.tokenizer").open %q
+            os.execute(("(sleep 0.3; kill -INT %%d) &"):format(ffi.C.getpid()))
+            local done = require("moonloom.interrupt").catch(t.encode, t, ("a"):rep(1000000))
+            io.write(tostring(done), " ", #t:encode "aa")
+        ]]):format(folder.path("small.gguf")) }
+        assert.same({ "false 3", "", 0 }, { out, err, code })
+    end)
+
     it("may list merges of what are no tokens: they never happen", function()
         local t = small.open(bpe("merges", "string[]", { "q r", "a b", "ab qr" }))
         assert.same({ 256, 113, 114 }, t:encode("abqr"))

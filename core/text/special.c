@@ -97,6 +97,7 @@ int32_t ml_specials_find(const ml_specials *specials, const uint8_t *text, size_
         } else if (!specials->first[text[at]]) {
             continue;
         }
+        if (ml_interrupt_pending()) return -1; /* a text may begin everywhere as a long name does */
         int32_t id = longest_name(specials, text + at, bytes - at);
         if (id < 0) continue;
         *begin = at;

@@ -16,7 +16,7 @@ typedef struct ml_specials {
 int ml_specials_build(ml_specials *specials, const ml_vocab *vocab, int only_user);
 void ml_specials_release(ml_specials *specials);
 /* Finds the first name at or after `from`, the longest where several begin there. Returns its id and where it begins,
- * or -1 with *begin = bytes. */
+ * or -1 with *begin = bytes: also when interrupted, which the encoding of the rest finds, too. */
 int32_t ml_specials_find(const ml_specials *specials, const uint8_t *text, size_t bytes, size_t from, size_t *begin);
 
 #endif
