@@ -4,6 +4,7 @@ local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
+local run = require "helpers.command"
 local sentence_of = require "helpers.sentence"
 local C = ml.C
 
@@ -502,6 +503,22 @@ describe("a saved session", function()
         local now = moonloom.saved(target)
         assert.same(g.session:tokens(), now:ids())
         now:close()
+    end)
+
+    it("is not written into a pipe, nor does it wait for one", function()
+        local target = folder.path("piped.session")
+        os.execute(("mkfifo %s.part"):format(target))
+        local out, err, code = run { "-m", MODEL, "-e", ([[
+            local ffi = require "ffi"
+            ffi.cdef "unsigned alarm(unsigned seconds);"
+            ffi.C.alarm(10) -- instead of waiting for ever
+            local session = require("moonloom").current():session():feed { 1, 2, 3 }
+            local fine, problem = pcall(session.save, session, %q)
+            io.write(tostring(fine), " ", tostring(problem))
+        ]]):format(target) }
+        assert.same({ ("false %s cannot be written: No such device or address"):format(target), "", 0 },
+            { out, err, code })
+        assert.equal(0, os.execute(("test -p %s.part"):format(target)))
     end)
 
     it("is not written by two at once", function()

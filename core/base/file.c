@@ -19,7 +19,8 @@ static int failed(const ml_file *file, const char *what) {
 static int open_part(ml_file *file, int *again) {
     struct stat mine, there;
     *again = 0;
-    file->descriptor = open(file->part, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    /* O_NONBLOCK: opening a pipe of that name must not wait for a reader. */
+    file->descriptor = open(file->part, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     if (file->descriptor < 0) return failed(file, "written");
     if (flock(file->descriptor, LOCK_EX | LOCK_NB) != 0) {
         if (errno != EWOULDBLOCK) return failed(file, "written");
