@@ -7,8 +7,8 @@
 
 typedef struct ml_mapping {
     const uint8_t *data;
-    size_t size;   /* never 0 */
-    size_t copied; /* bytes from the start on that are memory instead: see ml_mapping_copy() */
+    size_t size;    /* never 0 */
+    size_t copied;  /* bytes from the start on that are memory instead: see ml_mapping_copy() */
     int descriptor; /* or -1 */
 } ml_mapping;
 
