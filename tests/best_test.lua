@@ -237,15 +237,15 @@ describe("generate with only_best", function()
         assert.same(plain:fork(5, { text = " and" }).ids, fast:fork(5, { text = " and" }).ids)
     end)
 
-    it("refuses a model that says nothing but NaN, as sampling does", function()
-        local bias = ffi.new("float[8]")
-        for i = 0, 7 do bias[i] = 0 / 0 end
-        local path = rewritten(TINY, "nan.gguf", {}, {
-            ["blk.0.ffn_gate_inp.bias"] = { "f32", { 8 }, ffi.string(bias, 32) },
-        })
-        for _, only_best in ipairs { true, false } do
-            local sentence = sentence_of(run, { model = path, only_best = only_best })
-            assert.truthy(sentence:find("the logits are not finite", 1, true), sentence)
+    it("refuses a model that says nothing but NaN, from the router or from attention, as sampling does", function()
+        local bias = ffi.new("float[64]")
+        for i = 0, 63 do bias[i] = 0 / 0 end
+        for name, count in pairs { ["blk.0.ffn_gate_inp.bias"] = 8, ["blk.0.attn_k.bias"] = 64 } do
+            local path = rewritten(TINY, "nan.gguf", {}, { [name] = { "f32", { count }, ffi.string(bias, count * 4) } })
+            for _, only_best in ipairs { true, false } do
+                local sentence = sentence_of(run, { model = path, only_best = only_best })
+                assert.truthy(sentence:find("the logits are not finite", 1, true), sentence)
+            end
         end
         folder.remove()
     end)

@@ -41,7 +41,7 @@ static inline attend_state state_begin(const ml_config *c, int64_t rows, float *
 /* Adds the tokens of `part`, which come after those of `total`. */
 static inline void state_merge(attend_state total, attend_state part, int64_t head_dim) {
     for (int64_t i = 0; i < total.queries; i++) {
-        if (part.top[i] == -INFINITY) continue; /* it saw none */
+        if (part.sum[i] == 0) continue; /* it saw none; where all scores are NaN the sum is, too */
         const float top = fmaxf(total.top[i], part.top[i]);
         const float old = total.top[i] < top ? expf(total.top[i] - top) : 1;
         const float new = part.top[i] < top ? expf(part.top[i] - top) : 1;
