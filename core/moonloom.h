@@ -740,10 +740,10 @@ enum {
                                  * wants logits */
 };
 
-/* Creates a batch of at most `capacity` rows (1..65536), with the activations of a forward pass. */
+/* Creates a batch of at most `capacity` rows (1..4096), with the activations of a forward pass. */
 int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out);
 void ml_batch_free(ml_batch *batch);
-/* Takes all rows out. */
+/* Takes all rows out. A pass under way is void, and what the last one left is not shown any more. */
 void ml_batch_clear(ml_batch *batch);
 /* Number of rows. */
 int64_t ml_batch_rows(const ml_batch *batch);
@@ -757,7 +757,7 @@ enum { ML_WANT_NOTHING = 0, ML_WANT_LOGITS = 1, ML_WANT_BEST = 2 };
  * start at its length; rows of different sequences may be mixed in any order. */
 int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want);
 /* A view of the run state (ML_VIEW_...) without a copy; free it with ml_tensor_free(). It shows the rows of
- * the last ml_forward_embed(). */
+ * the last ml_forward_embed(); one of logits must not be read after the next. */
 int ml_batch_tensor(ml_batch *batch, int view, ml_tensor **out);
 /* Logits of row `row` after ml_forward_head(): `vocabulary` floats owned by the batch, until its next
  * forward. ML_E_ARGUMENT if the row did not ask for logits. */

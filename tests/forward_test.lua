@@ -237,6 +237,35 @@ describe("forward", function()
         feed(cache, sequence, 1, 10)
     end)
 
+    it("refuses to go on with other rows than the pass began with, as many as they may be", function()
+        local cache = new_cache()
+        local sequence, view = new_sequence(cache), ffi.new("ml_tensor *[1]")
+        local function refused(status, words)
+            assert.equal(C.ML_E_ARGUMENT, status)
+            local sentence = ffi.string(C.ml_last_error())
+            assert.truthy(sentence:find(words, 1, true), sentence)
+        end
+        local small = out("ml_batch *", C.ml_batch_create, model, 3) -- it has room for the logits of one row
+        check(C.ml_batch_add(small, 1, 0, sequence, 1))
+        check(C.ml_forward_embed(cache, small))
+        check(C.ml_batch_add(small, 1, 1, sequence, 1))
+        refused(C.ml_batch_tensor(small, C.ML_VIEW_LOGITS, view), "ml_forward_embed")
+        C.ml_batch_clear(small)
+        check(C.ml_batch_add(small, 1, 5000, 77, 1)) -- no such sequence, no such page
+        refused(C.ml_forward_layer(cache, small, 0), "ml_forward_embed")
+        refused(C.ml_forward_head(cache, small), "ml_forward_embed")
+        refused(C.ml_forward_commit(cache, small), "nothing to commit")
+        C.ml_batch_clear(small)
+        for i = 0, 2 do check(C.ml_batch_add(small, 1, i, sequence, i == 0 and 1 or 0)) end
+        check(C.ml_forward(cache, small))
+        C.ml_batch_clear(small)
+        for i = 3, 5 do check(C.ml_batch_add(small, 1, i, sequence, 1)) end
+        refused(C.ml_batch_logits(small, 2, ffi.new("const float *[1]")), "no logits")
+        refused(C.ml_batch_tensor(small, C.ML_VIEW_LOGITS, view), "ml_forward_embed")
+        check(C.ml_forward(cache, small))
+        C.ml_batch_free(small)
+    end)
+
     it("stops at an interrupt with nothing committed", function()
         local cache = new_cache()
         local sequence = new_sequence(cache)

@@ -103,6 +103,9 @@ void ml_batch_free(ml_batch *batch) {
 
 void ml_batch_clear(ml_batch *batch) {
     batch->rows = batch->wanted = batch->wanted_logits = 0;
+    /* As many rows may be added again: they are not those of the pass under way, nor are its logits theirs. */
+    batch->active_rows = 0;
+    batch->epoch = 0;
 }
 
 int64_t ml_batch_rows(const ml_batch *batch) {
@@ -185,7 +188,8 @@ int ml_batch_tensor(ml_batch *b, int view, ml_tensor **out) {
     default:
         return ml_error(ML_E_ARGUMENT, "a batch has no view %d", view);
     }
-    if (b->active_rows == 0 || shape[0] == 0) {
+    /* Rows that came after the pass began have no logits. */
+    if (b->active_rows == 0 || shape[0] == 0 || (view == ML_VIEW_LOGITS && b->active_rows != b->rows)) {
         return ml_error(ML_E_ARGUMENT, "the batch has nothing to show: call ml_forward_embed first");
     }
     if (shape[1] == 0) return ml_error(ML_E_ARGUMENT, "a dense model has no router and no experts");
