@@ -17,6 +17,29 @@ describe("base", function()
         assert.equal(before, C.ml_threads_count())
     end)
 
+    it("leaves signals to the program: its own threads take none", function()
+        local function lines(command)
+            local pipe = io.popen(command)
+            local list = {}
+            for line in pipe:lines() do list[#list + 1] = line end
+            pipe:close()
+            return list
+        end
+        local tasks = lines("ls /proc/$PPID/task 2>/dev/null")
+        if #tasks == 0 then return pending("there is no /proc") end
+        local before = C.ml_threads_count()
+        ml.check(C.ml_threads_set(3))
+        require("moonloom").bandwidth(1)
+        -- Masks of SIGINT, 2, in the lowest digit: of the first thread, then of all others.
+        local masks = lines("grep -h SigBlk /proc/$PPID/task/*/status")
+        ml.check(C.ml_threads_set(before))
+        assert.is_true(#masks >= 3)
+        for i, mask in ipairs(masks) do
+            local blocked = bit.band(tonumber(mask:match("%x$"), 16), 2) == 2
+            if i > 1 then assert.is_true(blocked, "thread " .. i .. ": " .. mask) end
+        end
+    end)
+
     it("raises and clears the interrupt", function()
         C.ml_interrupt_set(1)
         assert.equal(1, C.ml_interrupt_pending())

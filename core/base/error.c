@@ -1,11 +1,11 @@
 #include "base/error.h"
 
-#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 static _Thread_local char last_error[1024] = "no error";
-static volatile sig_atomic_t interrupted;
+static atomic_int interrupted; /* without a lock: signal handlers, whichever thread they run on, may set it */
 
 /* What a file calls itself may hold control characters: they would break the line, or move the cursor. */
 static void make_plain(char *text) {
@@ -32,9 +32,9 @@ const char *ml_version(void) {
 }
 
 void ml_interrupt_set(int on) {
-    interrupted = on != 0;
+    atomic_store_explicit(&interrupted, on != 0, memory_order_relaxed);
 }
 
 int ml_interrupt_pending(void) {
-    return interrupted;
+    return atomic_load_explicit(&interrupted, memory_order_relaxed);
 }

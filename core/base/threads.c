@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +171,23 @@ static void forget_workers(void) {
     pthread_cond_init(&pool.left, NULL);
 }
 
+void ml_signals_block(sigset_t *before) {
+    /* These tell of what the thread itself does. */
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigset_t block;
+    sigfillset(&block);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&block, own[i]);
+    pthread_sigmask(SIG_BLOCK, &block, before);
+}
+
+int ml_thread_start(pthread_t *thread, void *(*run)(void *), void *arg) {
+    sigset_t before;
+    ml_signals_block(&before);
+    const int status = pthread_create(thread, NULL, run, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return status;
+}
+
 static void start_workers(void) {
     static int registered;
     if (!registered) {
@@ -184,7 +202,7 @@ static void start_workers(void) {
         start->thread = pool.running + 1;
         start->threads = pool.wanted;
         start->seen = atomic_load(&pool.generation);
-        if (pthread_create(&pool.workers[pool.running + 1], NULL, worker_main, start) != 0) {
+        if (ml_thread_start(&pool.workers[pool.running + 1], worker_main, start) != 0) {
             free(start);
             return;
         }

@@ -1,5 +1,6 @@
 #include "kernels/dense.h"
 
+#include "base/threads.h"
 #include "kernels/kernels.h"
 
 #include <cblas.h>
@@ -15,7 +16,10 @@ static struct {
 } blas = {.once = PTHREAD_ONCE_INIT};
 
 static void open_blas(void) {
+    sigset_t before;
+    ml_signals_block(&before); /* for its threads */
     void *library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!library) return;
     typeof(&openblas_set_num_threads) set_threads =
         (typeof(&openblas_set_num_threads))dlsym(library, "openblas_set_num_threads");

@@ -87,7 +87,7 @@ static void settle_thread(ml_stream *stream) {
 
 /* Without a thread the caller does it all: slower, not wrong. */
 static void wake_thread(ml_stream *stream, stage *s) {
-    if (!stream->running) stream->running = pthread_create(&stream->thread, NULL, run, stream) == 0;
+    if (!stream->running) stream->running = ml_thread_start(&stream->thread, run, stream) == 0;
     if (!stream->running) return;
     pthread_mutex_lock(&stream->lock);
     stream->work = s;

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "load/prefault.h"
 
+#include "base/threads.h"
+
 #include <stddef.h>
 #include <sys/mman.h>
 
@@ -83,7 +85,7 @@ ml_prefault *ml_prefault_start(const ml_mapping *files, size_t count) {
     prefault->count = count;
     prefault->process = getpid();
     atomic_init(&prefault->stop, 0);
-    if (pthread_create(&prefault->thread, NULL, run, prefault) == 0) return prefault;
+    if (ml_thread_start(&prefault->thread, run, prefault) == 0) return prefault;
     free(prefault);
     return NULL;
 }
