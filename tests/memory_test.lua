@@ -3,6 +3,7 @@ local folder = require "helpers.folder"
 local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 
+local C = ml.C
 local PAGE = 64 -- tokens
 
 describe("memory", function()
@@ -10,6 +11,16 @@ describe("memory", function()
 
     local function decode(session, count)
         for _ = 1, count do session:step(session:logits():argmax()) end
+    end
+
+    -- Runs a script where all allocations are counted and can be made to fail: its output, or nil where that cannot be.
+    local function under_counter(script)
+        local build = os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build"
+        if build:find("asan", 1, true) then return pending("AddressSanitizer has a malloc of its own") end
+        local counter = folder.path("count_allocations.so")
+        if os.execute(("cc -shared -fPIC -O1 -o %s %s/tests/tools/count_allocations.c 2>/dev/null"):format(counter,
+            MOONLOOM_HOME)) ~= 0 then return pending("cc cannot build the counter (it needs glibc)") end
+        return io.popen(("LD_PRELOAD=%s %s/moonloom %s"):format(counter, build, script))
     end
 
     it("is not asked for by the core while a token is decoded, warmed up", function()
@@ -33,11 +44,6 @@ describe("memory", function()
     end)
 
     it("is not asked for by any library either", function()
-        local build = os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build"
-        if build:find("asan", 1, true) then return pending("AddressSanitizer has a malloc of its own") end
-        local counter = folder.path("count_allocations.so")
-        if os.execute(("cc -shared -fPIC -O1 -o %s %s/tests/tools/count_allocations.c 2>/dev/null"):format(counter,
-            MOONLOOM_HOME)) ~= 0 then return pending("cc cannot build the counter (it needs glibc)") end
         local script = folder.write("count.lua", [[
             local ffi, moonloom = require "ffi", require "moonloom"
             ffi.cdef "long count_allocations(void);"
@@ -54,11 +60,38 @@ describe("memory", function()
             decode(30)
             print(counted() - made)
         ]])
-        local pipe = io.popen(("LD_PRELOAD=%s %s/moonloom %s"):format(counter, build, script))
+        local pipe = under_counter(script)
+        if not pipe then return end
         local before, during = pipe:read("*n", "*n")
         pipe:close()
         assert.is_true(before > 10)
         assert.equal(0, during)
+    end)
+
+    it("that more threads need and do not get leaves those that there are", function()
+        local script = folder.write("threads.lua", [[
+            local ffi, ml, moonloom = require "ffi", require "moonloom.ffi", require "moonloom"
+            ffi.cdef "void fail_allocation(long call);"
+            moonloom.threads(1)
+            local session = moonloom.current():session { prefixes = false }
+            session:feed("Once upon a time")
+            local function decode()
+                for _ = 1, 20 do session:step(session:logits():argmax()) end
+                return #session:tokens()
+            end
+            decode()
+            ffi.C.fail_allocation(1)
+            local status = ml.C.ml_threads_set(5)
+            ffi.C.fail_allocation(0)
+            print(status, ml.C.ml_threads_count(), decode())
+        ]])
+        local pipe = under_counter(script)
+        if not pipe then return end
+        local status, threads, tokens = pipe:read("*n", "*n", "*n")
+        pipe:close()
+        assert.equal(C.ML_E_MEMORY, status)
+        assert.equal(1, threads)
+        assert.is_true(tokens > 40)
     end)
 
     it("has a line for each purpose, with the most it ever was", function()

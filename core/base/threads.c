@@ -270,11 +270,19 @@ int ml_threads_set(int count) {
     }
     pthread_mutex_lock(&pool.region_lock);
     stop_workers();
+    const int before = pool.wanted;
     pool.wanted = count ? count : ml_cpu_cores();
     size_t bytes = pool.scratch_bytes;
     pool.scratch_bytes = 0; /* the new threads need theirs too */
     pthread_mutex_unlock(&pool.region_lock);
-    return ml_scratch_reserve(bytes);
+    int status = ml_scratch_reserve(bytes);
+    if (status != ML_OK) { /* no thread may work without */
+        pthread_mutex_lock(&pool.region_lock);
+        pool.wanted = before;
+        pool.scratch_bytes = bytes;
+        pthread_mutex_unlock(&pool.region_lock);
+    }
+    return status;
 }
 
 int ml_threads_count(void) {
