@@ -305,6 +305,20 @@ describe("the levels of a cache", function()
         end
     end)
 
+    it("are those of the session used least recently, not of a fork that was just made", function()
+        local old = model:session { kv = { bits = 16, memory = "1.5M", full = "evict" } }
+        old:feed(slice(ids, 1, 400))
+        local base = old:fork(20):feed(slice(ids, 300, 700))
+        local branch = base:fork()
+        local function lives(session)
+            return (pcall(session.tokens, session))
+        end
+        repeat base:feed(slice(ids, 1, 10)) until not (lives(old) and lives(branch))
+        assert.is_false(lives(old))
+        assert.is_true(lives(branch))
+        for _, session in ipairs { branch, base, old } do session:close() end
+    end)
+
     local function sum(level, field)
         local total = 0
         for i = HOT, DISK do total = total + level[i][field] end

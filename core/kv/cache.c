@@ -230,6 +230,7 @@ int ml_sequence_fork(ml_cache *cache, int32_t sequence, int64_t position, int32_
     }
     to->sound = position < from->sound ? position : from->sound;
     to->isa = from->isa;
+    to->used_at = ++cache->tick; /* a branch just made must not be given up as one that never was used */
     *out = number;
     return ML_OK;
 }

@@ -54,7 +54,7 @@ typedef struct ml_sequence {
     int64_t settled;  /* pages from the first on that the policy has been applied to */
     int64_t windowed; /* likewise what the places say of pages that left the window */
     int64_t lowered;  /* pages from the first on of which none is left to put down */
-    uint64_t used_at; /* cache->tick of its last pass */
+    uint64_t used_at; /* cache->tick of its last pass, or of when it was filled from elsewhere */
     int64_t evicted;  /* tokens it had when it was given up; 0: it was not */
     int64_t sound;    /* tokens from the first on that whole forward passes of one instruction set computed */
     const char *isa;  /* its name, of that very pointer; NULL while sound is 0 */
@@ -94,7 +94,7 @@ struct ml_cache {
     ml_stream *stream;     /* or NULL */
     int64_t *absent_pages; /* {layers}, that are not in memory */
     int raised;            /* pages have come back since some were put down for the budget */
-    uint64_t tick;         /* of the last pass */
+    uint64_t tick;         /* of the last pass, fork, adoption or load */
     int64_t evictions;     /* sequences that were given up */
     ml_traffic *traffic;   /* {layers, ML_LEVELS} */
     ml_prefixes *prefixes; /* what closed sequences leave behind, or NULL: nothing */

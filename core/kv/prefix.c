@@ -309,7 +309,7 @@ static int adopt(ml_cache *cache, ml_sequence *sequence, const int32_t *ids, int
     const found living = search_sequences(cache, ids, count, isa), kept = search_tree(cache->prefixes, ids, count, isa);
     const found *best = kept.tokens > living.tokens ? &kept : &living;
     if (best->tokens <= sequence->length) return ML_OK;
-    ml_sequence fresh = {.used = 1, .sound = best->tokens, .isa = isa};
+    ml_sequence fresh = {.used = 1, .sound = best->tokens, .isa = isa, .used_at = ++cache->tick};
     int status = take(cache, &fresh, best, ids);
     if (status != ML_OK) {
         ml_sequence_release(cache, &fresh);
