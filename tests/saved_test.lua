@@ -262,6 +262,19 @@ describe("a saved session", function()
         one:close()
     end)
 
+    it("goes on bit for bit in a sequence that a pass was given up on", function()
+        local twin, batch = model:session(), model:batch(70)
+        for _ = 1, 70 do batch:add(twin, 5) end
+        batch:embed() -- which reserves pages
+        ml.check(C.ml_saved_load(saved:handle(), twin:shared_cache().handle, twin.sequence, saved.tokens))
+        assert.equal(saved.tokens, twin.position)
+        local last = saved:ids()[saved.tokens]
+        local other = session:fork(saved.tokens - 1)
+        same(other:step(last), twin:rewind(saved.tokens - 1):step(last))
+        twin:close()
+        other:close()
+    end)
+
     it("is known to sessions that begin like it, once restored", function()
         model:keep_prefixes(2 ^ 20)
         local again = moonloom.restore(path)

@@ -444,6 +444,8 @@ int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t to
     if (status == ML_OK) status = check_ids(saved, cache, tokens);
     if (status != ML_OK) return status;
     reading r = {.saved = saved};
+    ml_sequence_release(cache, s); /* pages that a pass reserved and did not commit */
+    s->used = 1;
     s->used_at = ++cache->tick; /* it must not be given up for itself */
     status = open_reading(&r, cache);
     if (status == ML_OK) status = read_session(&r, cache, s, tokens);
