@@ -8,6 +8,14 @@ local sentence_of = require "helpers.sentence"
 local slice = require "helpers.slice"
 local C, check = ml.C, ml.check
 
+ffi.cdef [[
+int fork(void);
+void _exit(int status);
+int kill(int process, int signal);
+int waitpid(int process, int *status, int options);
+int usleep(unsigned microseconds);
+]]
+
 local PAGE = 64
 local HOT, WARM, COLD, DISK = 0, 1, 2, 3
 local TEXT = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. " ..
@@ -317,6 +325,34 @@ describe("the levels of a cache", function()
         assert.is_false(lives(old))
         assert.is_true(lives(branch))
         for _, session in ipairs { branch, base, old } do session:close() end
+    end)
+
+    it("go on in a child process, which has no thread that unpacks and a spill file that is not its own", function()
+        local session = model:session { prefixes = false,
+            kv = { bits = 16, memory = "1M", spill = spill_folder() } }
+        session:feed(slice(ids, 1, 3000), { chunk = 128 })
+        assert.is_true(levels(session)[DISK].pages > 0)
+        local position, status = session.position, ffi.new("int[1]")
+        local best = session:rewind(position - 1):step(7):logits():argmax()
+        local process = C.fork()
+        if process == 0 then
+            local fine = pcall(function()
+                assert(session:rewind(position - 1):step(7):logits():argmax() == best)
+                pcall(session.feed, session, slice(ids, 1, 700)) -- it may be told of the spill file
+                session:rewind(20)
+                session:close()
+            end)
+            C._exit(fine and 3 or 4)
+        end
+        for _ = 1, 1000 do
+            if C.waitpid(process, status, 1) == process then break end -- 1: WNOHANG
+            C.usleep(10000)
+        end
+        C.kill(process, 9)
+        C.waitpid(process, status, 0)
+        assert.equal(3, bit.rshift(status[0], 8))
+        assert.equal(best, session:rewind(position - 1):step(7):logits():argmax())
+        session:close()
     end)
 
     local function sum(level, field)

@@ -23,6 +23,7 @@ typedef struct vacancy {
 
 struct ml_spill {
     int64_t holders;
+    pid_t process; /* a child after fork() has the same file, but must not change it */
     int descriptor;
     char *path;
     int64_t end, bytes; /* of the file; of the records in it */
@@ -58,6 +59,7 @@ int ml_spill_create(const char *path, ml_spill **out) {
     ml_spill *spill = ml_calloc(1, sizeof *spill);
     if (!spill) return ML_E_MEMORY;
     spill->holders = 1;
+    spill->process = getpid();
     spill->descriptor = -1;
     spill->path = strdup(path);
     int status = spill->path ? open_nameless(spill) : ml_error(ML_E_MEMORY, "out of memory: opening a spill file");
@@ -91,6 +93,9 @@ static size_t units_of(size_t bytes) {
 }
 
 int ml_spill_write(ml_spill *spill, const uint8_t *data, size_t bytes, int64_t *offset, uint64_t *hash) {
+    if (spill->process != getpid()) {
+        return ml_error(ML_E_IO, "the spill file in %s is that of the process that made this one", spill->path);
+    }
     const size_t units = units_of(bytes);
     vacancy *vacant = units < spill->vacant_count && spill->vacant[units].count ? &spill->vacant[units] : NULL;
     const int64_t place = vacant ? vacant->offsets[vacant->count - 1] : spill->end;
@@ -147,7 +152,8 @@ void ml_spill_forget(ml_spill *spill, int64_t offset, size_t bytes) {
     spill->bytes -= (int64_t)bytes;
     if (spill->bytes > 0) {
         add_vacancy(spill, units_of(bytes), offset);
-    } else { /* it is empty: its space goes back to the system, and if that fails it is written over */
+    } else if (spill->process == getpid()) {
+        /* It is empty: its space goes back to the system, and if that fails it is written over. */
         for (size_t i = 0; i < spill->vacant_count; i++) spill->vacant[i].count = 0;
         spill->end = 0;
         if (ftruncate(spill->descriptor, 0) != 0) errno = 0;

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum {
     SPAN_PAGES = 64,       /* at most */
@@ -33,6 +34,7 @@ typedef struct stage {
 
 struct ml_stream {
     pthread_t thread;
+    pid_t process; /* that has the thread: a child after fork() has none */
     int running, stop;
     pthread_mutex_t lock; /* of stop, work and busy */
     pthread_cond_t wake, rest;
@@ -97,13 +99,18 @@ static void wake_thread(ml_stream *stream, stage *s) {
 
 /* ---- the object ---- */
 
+static void open_locks(ml_stream *stream) {
+    pthread_mutex_init(&stream->lock, NULL);
+    pthread_cond_init(&stream->wake, NULL);
+    pthread_cond_init(&stream->rest, NULL);
+}
+
 static ml_stream *stream_of(ml_cache *cache) {
     if (cache->stream) return cache->stream;
     ml_stream *stream = ml_calloc(1, sizeof *stream);
     if (!stream) return NULL;
-    pthread_mutex_init(&stream->lock, NULL);
-    pthread_cond_init(&stream->wake, NULL);
-    pthread_cond_init(&stream->rest, NULL);
+    open_locks(stream);
+    stream->process = getpid();
     stream->pages = SPAN_PAGES;
     return cache->stream = stream;
 }
@@ -239,6 +246,19 @@ static void drop_jobs(ml_cache *cache, stage *s) {
     s->issued = s->shown = 0;
 }
 
+/* In a child after fork(): what the thread was at is nobody's now, and another one is started when it is needed. */
+static void forget_thread(ml_cache *cache) {
+    ml_stream *stream = cache->stream;
+    if (stream->process == getpid()) return;
+    stream->process = getpid();
+    stream->running = stream->busy = 0;
+    stream->work = NULL;
+    open_locks(stream);
+    for (int i = 0; i < 2; i++) {
+        if (stream->stages[i].issued && !stream->stages[i].shown) drop_jobs(cache, &stream->stages[i]);
+    }
+}
+
 /* Lists what is missing of a span, and lets the thread begin. */
 static int issue(ml_cache *cache, stage *s, const ml_span *span) {
     ml_stream *stream = cache->stream;
@@ -323,6 +343,7 @@ static int make_porters(ml_cache *cache) {
 int ml_stream_take(ml_cache *cache, const ml_span *now, const ml_span *next) {
     ml_stream *stream = stream_of(cache);
     if (!stream) return ML_E_MEMORY;
+    forget_thread(cache);
     stage *ahead = &stream->stages[!stream->now];
     int status = make_porters(cache);
     if (status == ML_OK && (!ahead->issued || !same_span(&ahead->span, now))) {
@@ -351,6 +372,7 @@ void ml_stream_done(ml_cache *cache) {
 void ml_stream_halt(ml_cache *cache) {
     ml_stream *stream = cache->stream;
     if (!stream) return;
+    forget_thread(cache);
     for (int i = 0; i < 2; i++) {
         stage *s = &stream->stages[i];
         if (!s->issued || s->shown) continue;
