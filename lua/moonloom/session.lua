@@ -4,6 +4,7 @@
 -- It is shared by the sessions of a model: one that begins like another starts where the two part.
 local ffi = require "ffi"
 local given = require "moonloom.expect"
+local interrupt = require "moonloom.interrupt"
 local memory = require "moonloom.memory"
 local ml = require "moonloom.ffi"
 local policy = require "moonloom.policy"
@@ -417,7 +418,9 @@ function Session:logits()
     if position == 0 then error("this session is empty: feed it a prompt first", 2) end
     local id = held(self)[position - 1]
     self:rewind(position - 1)
-    self:step(id)
+    interrupt.finally(function() self:step(id) end, function()
+        if self.position < position then self:step(id) end -- one Ctrl-C must not cost the session a token
+    end)
     return self._logits
 end
 
