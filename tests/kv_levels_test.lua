@@ -313,6 +313,25 @@ describe("the levels of a cache", function()
         end
     end)
 
+    it("hold no room for a pass that failed or was given up", function()
+        local one = model:session { kv = { bits = 16, memory = "1.5M" } }
+        one:feed(slice(ids, 1, 100))
+        local two, batch = one:fork(), model:batch(4096)
+        local before = one:pages()
+        for i = 1, 300 do batch:add(one, ids[i]) end
+        for i = 1, 3700 do batch:add(two, ids[i]) end
+        local sentence = sentence_of(batch.forward, batch)
+        assert.truthy(sentence:find("the cache is full", 1, true), sentence)
+        -- The page that both show was copied for the first of them; nothing else is there.
+        assert.is_true(one:pages() <= before + layers)
+        batch:clear()
+        for i = 1, 300 do batch:add(one, ids[i]) end
+        batch:embed()
+        one:step(ids[101])
+        assert.is_true(one:pages() <= before + layers)
+        for _, session in ipairs { two, one } do session:close() end
+    end)
+
     it("are those of the session used least recently, not of a fork that was just made", function()
         local old = model:session { kv = { bits = 16, memory = "1.5M", full = "evict" } }
         old:feed(slice(ids, 1, 400))

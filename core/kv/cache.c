@@ -403,11 +403,15 @@ static void blank_tokens(const ml_cache *cache, ml_page *page, int64_t first, in
     if (page->written < last) page->written = (int32_t)last;
 }
 
+void ml_cache_unreserve(ml_cache *cache, ml_sequence *sequence) {
+    ml_cache_changed(cache);
+    trim(cache, sequence, sequence->length);
+}
+
 int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
     const size_t layers = (size_t)cache->layers;
     const int64_t begin = sequence->length, end = begin + count;
-    ml_cache_changed(cache);
-    ml_stream_halt(cache);
+    ml_cache_unreserve(cache, sequence); /* of a pass that was given up */
     sequence->used_at = cache->tick;
     const size_t fresh_pages = pages_for(end) - pages_for(begin) + 1; /* the last one may have to be copied */
     ml_place_prepare(cache, (int64_t)(fresh_pages * layers) * cache->plain->bytes);
@@ -425,7 +429,7 @@ int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count) {
         }
         token = page_begin + last;
     }
-    if (status != ML_OK) trim(cache, sequence, begin);
+    if (status != ML_OK) ml_cache_unreserve(cache, sequence);
     return status;
 }
 

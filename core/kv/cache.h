@@ -131,6 +131,8 @@ void ml_sequence_append(ml_sequence *sequence, int32_t id, int whole);
 /* Makes room for `count` tokens after the sequence's length: pages that only it shows, zeroed there, in memory. A
  * failure leaves the sequence as it was. */
 int ml_cache_reserve(ml_cache *cache, ml_sequence *sequence, int64_t count);
+/* Gives back the pages that were reserved and hold no token. */
+void ml_cache_unreserve(ml_cache *cache, ml_sequence *sequence);
 /* Writes keys and values, f32 {kv_heads, head_dim}, of the reserved `position` in `layer`, rounded to the cache's
  * dtype. */
 void ml_cache_write(const ml_cache *cache, const ml_sequence *sequence, int32_t layer, int64_t position,

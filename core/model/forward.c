@@ -27,6 +27,10 @@ static int check_rows(ml_cache *cache, const ml_batch *b) {
     return ML_OK;
 }
 
+static void unreserve_rows(ml_cache *cache, const ml_batch *b) {
+    for (int64_t r = 0; r < b->rows; r++) ml_cache_unreserve(cache, &cache->sequences[b->row[r].sequence]);
+}
+
 /* Room in the cache for the pending tokens of every sequence of the batch. */
 static int reserve_rows(ml_cache *cache, const ml_batch *b) {
     cache->tick++;
@@ -35,7 +39,10 @@ static int reserve_rows(ml_cache *cache, const ml_batch *b) {
         ml_sequence *sequence = &cache->sequences[b->row[r].sequence];
         if (b->row[r].position != sequence->length) continue; /* its first row did it */
         int status = ml_cache_reserve(cache, sequence, sequence->pending);
-        if (status != ML_OK) return status;
+        if (status != ML_OK) {
+            unreserve_rows(cache, b);
+            return status;
+        }
     }
     return ML_OK;
 }
@@ -119,5 +126,6 @@ int ml_forward(ml_cache *cache, ml_batch *batch) {
     }
     if (status == ML_OK) status = ml_forward_head(cache, batch);
     batch->whole_pass = status == ML_OK;
+    if (status != ML_OK && batch->epoch == cache->epoch) unreserve_rows(cache, batch);
     return status == ML_OK ? ml_forward_commit(cache, batch) : status;
 }
