@@ -313,6 +313,20 @@ describe("the levels of a cache", function()
         end
     end)
 
+    it("get a budget for the first time where what is left lies scattered over more memory", function()
+        -- Each has the 64 KB of one page of each layer; together they fill all that the pool has.
+        local sessions = { (model:session { prefixes = false, kv = { bits = 16, window = "keep" } }) }
+        for i = 2, 28 do sessions[i] = sessions[1]:fork() end
+        for _, session in ipairs(sessions) do session:feed(slice(ids, 1, 10)) end
+        local last = sessions[28]
+        assert.equal(28 * 2 ^ 16, last:stats().kv.reserved)
+        for i = 1, 27, 2 do sessions[i]:close() end
+        last:policy { bits = 16, window = "cold", memory = "1500K" }
+        assert.is_true(last:stats().kv.reserved <= 1500 * 1024)
+        last:step(1)
+        for i = 2, 28, 2 do sessions[i]:close() end
+    end)
+
     it("hold no room for a pass that failed or was given up", function()
         local one = model:session { kv = { bits = 16, memory = "1.5M" } }
         one:feed(slice(ids, 1, 100))

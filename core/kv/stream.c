@@ -184,21 +184,10 @@ static int check_budget(const ml_cache *cache, int64_t area) {
                     (long long)budget, (long long)needed);
 }
 
-int ml_stream_open(ml_cache *cache, int64_t least) {
-    ml_stream *stream = stream_of(cache);
-    if (!stream) return ML_E_MEMORY;
-    ml_stream_halt(cache);
-    if (cache->places.memory == 0) {
-        close_areas(cache);
-        return ML_OK;
-    }
-    const int64_t largest = (int64_t)ml_place_largest(cache), share = cache->places.memory / 16,
-                  most = share < STAGING_MOST ? share : STAGING_MOST;
-    int64_t bytes = least_area(cache, least);
-    int checked = check_budget(cache, bytes);
-    if (checked != ML_OK) return checked;
-    /* Where the pool has no room for much, less will do. */
-    while (2 * bytes <= most && bytes < SPAN_PAGES * largest) bytes *= 2;
+/* Takes areas of `bytes` or, where the pool has no room for so much, less; but of `least` pages. */
+static int open_areas(ml_cache *cache, int64_t bytes, int64_t least) {
+    ml_stream *stream = cache->stream;
+    const int64_t largest = (int64_t)ml_place_largest(cache);
     uint8_t *areas[2];
     int status = ML_E_MEMORY;
     for (; bytes >= least * largest && bytes != stream->area_bytes; bytes /= 2) {
@@ -211,6 +200,26 @@ int ml_stream_open(ml_cache *cache, int64_t least) {
         return ML_OK;
     }
     return stream->stages[0].area ? ML_OK : status; /* those that there are do as well */
+}
+
+int ml_stream_open(ml_cache *cache, int64_t least) {
+    ml_stream *stream = stream_of(cache);
+    if (!stream) return ML_E_MEMORY;
+    ml_stream_halt(cache);
+    if (cache->places.memory == 0) {
+        close_areas(cache);
+        return ML_OK;
+    }
+    const int64_t largest = (int64_t)ml_place_largest(cache), share = cache->places.memory / 16,
+                  most = share < STAGING_MOST ? share : STAGING_MOST;
+    int64_t bytes = least_area(cache, least);
+    int status = check_budget(cache, bytes);
+    if (status != ML_OK) return status;
+    while (2 * bytes <= most && bytes < SPAN_PAGES * largest) bytes *= 2;
+    status = open_areas(cache, bytes, least);
+    /* What is left may lie scattered over more memory than the budget: moved together it leaves room. */
+    if (status == ML_E_MEMORY && ml_place_move(cache) == ML_OK) status = open_areas(cache, bytes, least);
+    return status;
 }
 
 /* ---- spans ---- */
