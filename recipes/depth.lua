@@ -9,7 +9,8 @@ local M = {
     name = "depth",
     summary = "decode behind a long context, in plain, 8-bit and 4-bit pages, beside an empty cache, in turns",
     parameters = {
-        { name = "tokens", type = "integer", default = 32768, min = 1, doc = "of the context; random, not computed" },
+        { name = "tokens", type = "integer", default = 32768, min = 1, max = 2 ^ 24,
+            doc = "of the context; random, not computed" },
         { name = "rounds", type = "integer", default = 15, min = 1, doc = "in each of which all take a turn" },
         { name = "passes", type = "integer", default = 6, min = 1, doc = "tokens of a turn" },
     },

@@ -9,7 +9,7 @@ local M = {
     name = "forks",
     summary = "fork and rewind at random positions of a long timeline: time, memory, and the logits there",
     parameters = {
-        { name = "tokens", type = "integer", default = 32768, min = 2, doc = "length of the timeline" },
+        { name = "tokens", type = "integer", default = 32768, min = 2, max = 2 ^ 24, doc = "length of the timeline" },
         { name = "positions", type = "integer", default = 100, min = 1, doc = "how many" },
         { name = "file", type = "path", doc = "text of the timeline, over and over; default: moonloom's README.md" },
         { name = "fill_random", type = "boolean", default = false,

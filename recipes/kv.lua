@@ -14,7 +14,7 @@ local M = {
             doc = "read a text; what formats make of its pages, and how fast packed ones come back" },
         { name = "file", type = "path", doc = "text for measure; default: moonloom's README.md" },
         { name = "tokens", type = "integer", default = 1024, min = 128, doc = "tokens of it" },
-        { name = "fill_random", type = "integer", min = 1,
+        { name = "fill_random", type = "integer", min = 1, max = 2 ^ 24,
             doc = "for benchmarks: decode behind so many random tokens, which are not computed" },
         { name = "decode", type = "integer", default = 4, min = 1, doc = "tokens to decode after fill_random" },
     },

@@ -24,15 +24,15 @@ local shapes = {
     },
 }
 
--- Sizes that a parameter can change, and what they are.
+-- Sizes that a parameter can change, what they are, and the largest.
 local sizes = {
-    { "layers", "layers" },
+    { "layers", "layers", 4096 },
     { "width", "elements of the residual stream" },
     { "heads", "query heads" },
     { "kv_heads", "key/value heads" },
     { "head_dim", "elements of a head" },
     { "ffn_width", "inner width of the feed-forward block, or of an expert" },
-    { "experts", "experts of a layer" },
+    { "experts", "experts of a layer", 4096 },
     { "experts_used", "experts that a token uses" },
     { "context", "context length in tokens" },
     { "vocab_size", "tokens of the vocabulary" },
@@ -241,7 +241,7 @@ local parameters = {
 }
 for _, size in ipairs(sizes) do
     local doc = size[2] .. "; default: the shape's"
-    parameters[#parameters + 1] = { name = size[1], type = "integer", min = 1, doc = doc }
+    parameters[#parameters + 1] = { name = size[1], type = "integer", min = 1, max = size[3] or 2 ^ 24, doc = doc }
 end
 
 return {

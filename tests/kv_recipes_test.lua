@@ -179,7 +179,7 @@ describe("policies by name", function()
         out, err, code = run { "generate", "Once", "--kv", "tini" }
         assert.equal("", out)
         assert.truthy(err:find("there is no policy 'tini'", 1, true))
-        assert.equal(1, code)
+        assert.equal(2, code)
         assert.truthy(select(2, run { "--kv", "8,", "-e", "1" }) == "")
         local perplexity = recipe.get("perplexity")
         local plain = perplexity { text = TEXT:rep(20) }

@@ -264,13 +264,17 @@ static int32_t best_listed(const search *s, int64_t c) {
     return best;
 }
 
-static void take_best(ml_batch *b, const search *s) {
+/* 0 if a bound failed, so that for some column not even the logit that is known was reached. */
+static int take_best(ml_batch *b, const search *s) {
     for (int64_t r = 0; r < b->active_rows; r++) {
         ml_row *row = &b->row[r];
         if (row->want == ML_WANT_NOTHING) continue;
-        row->best = best_listed(s, row->logits);
-        row->best_logit = s->bound[row->logits * s->n + row->best];
+        const int32_t best = best_listed(s, row->logits);
+        if (best < 0) return 0;
+        row->best = best;
+        row->best_logit = s->bound[row->logits * s->n + best];
     }
+    return 1;
 }
 
 int ml_best_find(ml_batch *b, const ml_input *in, int *found) {
@@ -290,8 +294,7 @@ int ml_best_find(ml_batch *b, const ml_input *in, int *found) {
     ml_parallel(m->sketch->tiles, 1, bound_tiles, &s);
     b->work.weight_bytes += m->sketch->bytes;
     b->work.operations += 2.0 * (double)(m->head.rows * m->head.cols * s.columns);
-    if (!compute_first(&s) || !compute_rest(&s)) return ML_OK;
-    take_best(b, &s);
+    if (!compute_first(&s) || !compute_rest(&s) || !take_best(b, &s)) return ML_OK;
     for (int64_t p = 0; p < s.parts_listed; p++) {
         b->work.weight_bytes += s.list[p].rows * m->head.stride;
         b->work.operations += 2.0 * (double)(s.list[p].rows * m->head.cols * s.group);

@@ -1,5 +1,5 @@
 --- Arguments of recipes: types, defaults and checks from the list of parameters.
-local ml = require "moonloom.ffi"
+local interrupt = require "moonloom.interrupt"
 local suggest = require "moonloom.suggest"
 
 local M = {}
@@ -86,9 +86,9 @@ local function check_value(recipe, parameter, value, shown)
     shown = shown or parameter.name
     if checked == nil then M.fail("%s: %s must be %s, not %s", recipe, shown, kind[1], quoted(value)) end
     if parameter.min and type(checked) == "number" and checked < parameter.min then
-        M.fail("%s: %s must be at least %g, not %g", recipe, shown, parameter.min, checked)
+        M.fail("%s: %s must be at least %.15g, not %.15g", recipe, shown, parameter.min, checked)
     elseif parameter.max and type(checked) == "number" and checked > parameter.max then
-        M.fail("%s: %s must be at most %g, not %g", recipe, shown, parameter.max, checked)
+        M.fail("%s: %s must be at most %.15g, not %.15g", recipe, shown, parameter.max, checked)
     elseif parameter.choices then
         for _, choice in ipairs(parameter.choices) do
             if choice == checked then return checked end
@@ -161,14 +161,26 @@ function M.problem(parameters)
     end
 end
 
---- Carries out what the common parameters ask for; `model` stays for the recipe (moonloom.current(arguments.model)).
+-- f(value), whose error is one of usage.
+local function attempt(f, value)
+    local fine, problem = pcall(f, value)
+    if fine then return end
+    if interrupt.is_interrupt(problem) then error(problem, 0) end
+    M.fail("%s", tostring(problem))
+end
+
+local setters = { -- common parameter -> the function of moonloom that it is for
+    { "threads", "threads" }, { "numa", "numa" }, { "kv_store", "store" }, { "kv_memory", "kv_memory" },
+    { "load", "loading" }, { "precision", "precision" },
+}
+
+--- Carries out what the common parameters ask for; `model` stays for the recipe (moonloom.current(arguments.model)),
+--- and the policy `kv` is only looked at.
 function M.apply_common(checked)
-    if checked.threads then ml.check(ml.C.ml_threads_set(checked.threads)) end
-    if checked.numa then require("moonloom").numa(checked.numa) end
-    if checked.kv_store then require("moonloom").store(checked.kv_store) end
-    if checked.kv_memory then require("moonloom").kv_memory(checked.kv_memory) end
-    if checked.load then require("moonloom").loading(checked.load) end
-    if checked.precision then require("moonloom").precision(checked.precision) end
+    for _, setter in ipairs(setters) do
+        if checked[setter[1]] then attempt(require("moonloom")[setter[2]], checked[setter[1]]) end
+    end
+    if checked.kv then attempt(require("moonloom.policy").choose, checked.kv) end
 end
 
 return M

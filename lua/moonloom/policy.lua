@@ -289,9 +289,8 @@ function Policy:fields()
     return copy
 end
 
---- f(...) with another default. Returns what it returns (one value).
+--- f(...) with another default, which must be fit for choose(). Returns what it returns (one value).
 function M.during(kv, f, ...)
-    if kv then M.choose(kv) end
     local before = M.default
     M.default = kv
     local fine, value = pcall(f, ...)
