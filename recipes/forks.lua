@@ -4,6 +4,7 @@ local interrupt = require "moonloom.interrupt"
 local moonloom = require "moonloom"
 local progress = require "moonloom.progress"
 local random = require "moonloom.random"
+local read_file = require "moonloom.read_file"
 
 local M = {
     name = "forks",
@@ -22,13 +23,7 @@ local STEP = 2048 -- tokens between two looks at the progress
 
 local function read_ids(args, model)
     local path = args.file or moonloom.home .. "/README.md"
-    local file, problem = io.open(path, "rb")
-    if not file then error("the text cannot be read: " .. problem, 0) end
-    local text
-    text, problem = file:read("*a")
-    file:close()
-    if not text then error(("the text cannot be read: %s: %s"):format(path, problem), 0) end
-    local found = model:tokenize(text, { special = false })
+    local found = model:tokenize(read_file(path, "the text"), { special = false })
     if #found == 0 then error(path .. " is empty", 0) end
     local ids = {}
     for i = 1, args.tokens do ids[i] = found[(i - 1) % #found + 1] end

@@ -3,6 +3,7 @@ local generation = require "moonloom.generation"
 local interrupt = require "moonloom.interrupt"
 local moonloom = require "moonloom"
 local progress = require "moonloom.progress"
+local read_file = require "moonloom.read_file"
 local samplers = require "recipes.samplers"
 local terminal = require "moonloom.terminal"
 
@@ -85,13 +86,7 @@ local function prompt_of(args, model, session)
     local given = (args.prompt and 1 or 0) + (args.prompt_file and 1 or 0) + (args.ids and 1 or 0)
     if given ~= 1 then moonloom.wrong_usage("generate needs one of prompt, prompt_file and ids") end
     local ids, text = session:tokens(), args.prompt
-    if args.prompt_file then
-        local file, problem = io.open(args.prompt_file, "rb")
-        if not file then error("the prompt cannot be read: " .. problem, 0) end
-        text, problem = file:read("*a")
-        file:close()
-        if not text then error(("the prompt cannot be read: %s: %s"):format(args.prompt_file, problem), 0) end
-    end
+    if args.prompt_file then text = read_file(args.prompt_file, "the prompt") end
     local more = args.ids or model:tokenize(text, { special = true, bos = #ids == 0 })
     for _, id in ipairs(more) do
         if type(id) ~= "number" or id % 1 ~= 0 then moonloom.wrong_usage("'%s' is no token id", tostring(id)) end

@@ -5,6 +5,7 @@ local columns = require "moonloom.columns"
 local interrupt = require "moonloom.interrupt"
 local moonloom = require "moonloom"
 local progress = require "moonloom.progress"
+local read_file = require "moonloom.read_file"
 
 local M = {
     name = "kv",
@@ -136,13 +137,7 @@ end
 
 local function read_ids(args, model)
     local path = args.file or moonloom.home .. "/README.md"
-    local file, problem = io.open(path, "rb")
-    if not file then error("the text cannot be read: " .. problem, 0) end
-    local text
-    text, problem = file:read(args.tokens * 16)
-    file:close()
-    if problem then error(("the text cannot be read: %s: %s"):format(path, problem), 0) end
-    local ids = model:tokenize(text or "", { special = false })
+    local ids = model:tokenize(read_file(path, "the text", args.tokens * 16), { special = false })
     if #ids < 2 * PAGE then error(path .. " is too short: 128 tokens are needed", 0) end
     for i = #ids, args.tokens + 1, -1 do ids[i] = nil end
     return ids

@@ -3,6 +3,7 @@
 -- counted. perplexity = exp(nll), nll the mean over all counted tokens.
 local moonloom = require "moonloom"
 local progress = require "moonloom.progress"
+local read_file = require "moonloom.read_file"
 
 -- With kv, tokens are fed by the page, so that each sees only its own page plain.
 local PAGE = 64
@@ -24,13 +25,7 @@ local M = {
 
 local function read(args)
     if (args.file == nil) == (args.text == nil) then moonloom.wrong_usage("perplexity needs either file or text") end
-    if args.text then return args.text end
-    local file, problem = io.open(args.file, "rb")
-    if not file then error("the text cannot be read: " .. problem, 0) end
-    local text
-    text, problem = file:read("*a")
-    file:close()
-    return text or error(("the text cannot be read: %s: %s"):format(args.file, problem), 0)
+    return args.text or read_file(args.file, "the text")
 end
 
 -- ids[first ...] as a window: with the begin-of-text token before it where the model has one. Returns the next first.

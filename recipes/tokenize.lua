@@ -2,18 +2,14 @@
 local arguments = require "moonloom.arguments"
 local json = require "moonloom.json"
 local moonloom = require "moonloom"
+local read_file = require "moonloom.read_file"
 local terminal = require "moonloom.terminal"
 
 -- Reads all of a file, or of standard input.
 local function read(path)
-    local file, problem = io.stdin, nil
-    if path then file, problem = io.open(path, "rb") end
-    if not file then error(problem, 0) end
-    local text
-    text, problem = file:read("*a")
-    if path then file:close() end
-    if not text then error(("%s: %s"):format(path or "standard input", problem), 0) end
-    return text
+    if path then return read_file(path, "the text") end
+    local text, problem = io.stdin:read("*a")
+    return text or error("standard input: " .. problem, 0)
 end
 
 -- Bytes that would upset a terminal, and broken characters, as escapes.

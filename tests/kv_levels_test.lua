@@ -6,15 +6,8 @@ local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local sentence_of = require "helpers.sentence"
 local slice = require "helpers.slice"
+require "helpers.processes"
 local C, check = ml.C, ml.check
-
-ffi.cdef [[
-int fork(void);
-void _exit(int status);
-int kill(int process, int signal);
-int waitpid(int process, int *status, int options);
-int usleep(unsigned microseconds);
-]]
 
 local PAGE = 64
 local HOT, WARM, COLD, DISK = 0, 1, 2, 3

@@ -6,14 +6,10 @@ local ml = require "moonloom.ffi"
 local moonloom = require "moonloom"
 local run = require "helpers.command"
 local sentence_of = require "helpers.sentence"
+require "helpers.processes"
 local C = ml.C
 
 ffi.cdef [[
-int fork(void);
-void _exit(int status);
-int kill(int process, int signal);
-int waitpid(int process, int *status, int options);
-int usleep(unsigned microseconds);
 struct saved_limit { unsigned long now, most; };
 int setrlimit(int resource, const struct saved_limit *limit);
 int getrlimit(int resource, struct saved_limit *limit);

@@ -2,6 +2,7 @@
 --- json`, tools/llama-bench/README.md there): an array of objects with n_prompt, n_gen, n_depth, n_threads, avg_ts,
 --- stddev_ts (tokens per second), model_type, build_commit.
 local json = require "moonloom.json"
+local read_file = require "moonloom.read_file"
 
 local M = {}
 
@@ -33,12 +34,7 @@ local function read_entry(path, i, entry)
 end
 
 local function read_all(path)
-    local file, problem = io.open(path, "rb")
-    if not file then error("the peer's results cannot be read: " .. problem, 0) end
-    local text = file:read("*a")
-    file:close()
-    if not text then error(("the peer's results cannot be read: %s is no file"):format(path), 0) end
-    local fine, list = pcall(json.decode, text)
+    local fine, list = pcall(json.decode, read_file(path, "the peer's results"))
     if not fine then
         error(("%s is no result of llama-bench -o json: %s"):format(path, tostring(list):gsub("%s+", " ")), 0)
     end
