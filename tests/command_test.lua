@@ -116,6 +116,7 @@ describe("the command", function()
             { { "generate", "x", "--max-tokens", "0" }, "at least 1" },
             { { "generate", "x", "--temperature", "inf" }, "--temperature must be a number, not inf" },
             { { "generate", "x", "--cache", "q4" }, "one of bf16, f32" },
+            { { "generate", "x", "--json=5" }, "--json takes no value" },
             { { "generate", "x", "y" }, "what is 'y'?" },
             { { "generate", "x", "-z" }, "no option '-z'" },
             { { "generate", "x", "--chain", "greedy" }, "only be given from Lua" },

@@ -107,6 +107,7 @@ local function take_option(info, given, words, at)
     shown = shown or word
     local name = shown == "-m" and "model" or shown:match("^%-%-(.+)$")
     if not name then arguments.fail("%s has no option '%s'", info.name, word) end
+    if name == "json" or name == "help" then arguments.fail("%s: %s takes no value", info.name, shown) end
     name = name:gsub("-", "_")
     local flag, on = as_flag(info, name)
     if flag and not value then
