@@ -101,6 +101,14 @@ static void on_end(int number) {
     raise(number);
 }
 
+/* A page of a mapped file cannot be read. What runs cannot go on, nor be taken back: say why, and end. */
+static void on_lost_page(int number) {
+    (void)number;
+    restore_terminal();
+    say("moonloom: a file in use, a model or a saved session, became shorter or cannot be read any more\n");
+    _exit(EXIT_FAILURE);
+}
+
 /* At a prompt a broken pipe is an error of that write, not the end. (A handler, because programs that the prompt
  * starts would inherit SIG_IGN.) */
 static void on_broken_pipe(int number) {
@@ -128,6 +136,7 @@ void signals_install(lua_State *L, const char *library) {
     handle(SIGALRM, on_alarm, 0);
     handle(SIGTERM, on_end, 0);
     handle(SIGHUP, on_end, 0);
+    handle(SIGBUS, on_lost_page, 0);
     handle(SIGPIPE, SIG_DFL, 0); /* some parents ignore it, and `moonloom ... | head` must end */
     handle(SIGXFSZ, SIG_IGN, 0); /* a write beyond `ulimit -f` fails with a sentence instead */
 }

@@ -37,6 +37,19 @@ describe("moonloom as a command", function()
         os.execute("rm -rf " .. folder)
     end)
 
+    it("ends with a sentence where a model's file is cut short while it is in use", function()
+        local model = folder .. "/model.gguf"
+        os.execute(("cp %s/data/tiny-gpt-oss.gguf %s"):format(home, model))
+        local script = write("cut.lua", ([[
+            local session = require("moonloom").load(%q):session()
+            os.execute(%q)
+            session:feed("Once upon a time")]]):format(model, "truncate -s 8192 " .. model))
+        local out, err, code = run("%s " .. script)
+        assert.same({ "", 1 }, { out, code })
+        assert.equal("moonloom: a file in use, a model or a saved session, became shorter or cannot be read any more\n",
+            err)
+    end)
+
     it("runs -e, in order, and shows an expression", function()
         local out, err, code = run([[%s -e 'x = 20' -e 'print(x + 1)' -e 'x + 22']])
         assert.equal("21\n42\n", out)
