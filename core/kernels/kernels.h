@@ -91,6 +91,9 @@ static inline int64_t ml_query_bytes(int64_t head_dim) {
 /* Quantises a query of head_dim elements; infinite or NaN ones make the scale NaN. The same on every machine. */
 void ml_query_quantize(const float *x, int64_t head_dim, void *query);
 
+/* The largest of n floats, NaN aside; -INFINITY if there is none. */
+float ml_largest(const float *x, int64_t n);
+
 /* Where the codes of a quantised side of a page begin: after f16 steps, zeros and, of keys with 4 bits, int16 means. */
 static inline int64_t ml_codes_offset(int64_t head_dim, int bits, int values) {
     return 4 * ML_PAGE_TOKENS + (bits == 4 && !values ? 2 * head_dim : 0);

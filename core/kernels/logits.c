@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The largest of n, NaN aside; -INFINITY if there is none. Over lanes, so that gcc makes vectors of them. */
-static float largest(const float *x, int64_t n) {
+/* Over lanes, so that gcc makes vectors of them. */
+float ml_largest(const float *x, int64_t n) {
     enum { LANES = 16 };
     float tops[LANES], top = -INFINITY;
     int64_t i = 0;
@@ -56,7 +56,7 @@ static void rank_few(const float *logits, int64_t n, int64_t k, int32_t *ids, fl
     for (int64_t i = k / 2; i-- > 0;) sink(ids, values, k, i);
     for (int64_t block = k; block < n; block += BLOCK) {
         const int64_t end = block + BLOCK < n ? block + BLOCK : n;
-        if (largest(logits + block, end - block) <= values[0]) continue; /* an equal one has a lower id there */
+        if (ml_largest(logits + block, end - block) <= values[0]) continue; /* an equal one has a lower id there */
         for (int64_t i = block; i < end; i++) {
             if (!before(logits[i], (int32_t)i, values[0], ids[0])) continue;
             values[0] = logits[i];
@@ -107,9 +107,8 @@ static void sort_by_half(const ranked *from, int64_t n, int shift, ranked *to, i
     for (int64_t i = 0; i < n; i++) to[place[from[i].key >> shift & (HALVES - 1)]++] = from[i];
 }
 
-/* Those of which the high half of the key is no larger than the k-th smallest has it: k or some more. */
+/* Those of which the high half of the key is no larger than the k-th smallest has it: k or some more. `count` is 0. */
 static int64_t gather_best(const float *logits, int64_t n, int64_t k, int32_t *count, ranked *out) {
-    memset(count, 0, HALVES * sizeof *count);
     for (int64_t i = 0; i < n; i++) count[key_of(logits[i]) >> HALF_BITS]++;
     uint32_t last = 0;
     for (int64_t sum = count[0]; sum < k; sum += count[last]) last++;
@@ -155,7 +154,7 @@ int ml_logits_logsumexp(const float *logits, int64_t n, double *out) {
     if (!logits || !out || n < 1) {
         return ml_error(ML_E_ARGUMENT, "log-sum-exp needs at least one logit, not %lld", (long long)n);
     }
-    const float top = largest(logits, n);
+    const float top = ml_largest(logits, n);
     if (isinf(top)) { /* infinite, or NaN where a logit is */
         double sum = 0;
         for (int64_t i = 0; i < n; i++) sum += (double)logits[i];

@@ -128,25 +128,18 @@ static int prepare_column(search *s, int64_t c) {
     return 1;
 }
 
-/* Turns a column's sums of a tile into bounds and returns the largest. Loops that gcc makes vectors of. */
+/* Turns a column's sums of a tile into bounds and returns the largest. A loop that gcc makes vectors of. */
 static float bound_tile(const search *s, int64_t tile, const column_bound *c, const int32_t *sums, float *bound) {
-    enum { LANES = 16 };
     const int64_t first = tile * ML_SKETCH_ROWS, left = s->head->rows - first;
     const float *step = s->sketch->step + first, *norm = s->sketch->norm + first,
                 *plain = s->sketch->plain_norm + first;
     const int32_t *low = s->parts == 2 ? sums + ML_SKETCH_ROWS : NULL;
-    float tops[LANES], top = -INFINITY;
     for (int64_t r = 0; r < ML_SKETCH_ROWS; r++) {
         const float sum = 256.0f * (float)sums[r] + (low ? (float)low[r] : 0);
         bound[r] = step[r] * (c->unit * (sum - c->middle) + c->deviation) + plain[r] * c->error + norm[r] * c->rounding;
     }
     for (int64_t r = left; r < ML_SKETCH_ROWS; r++) bound[r] = -INFINITY;
-    for (int i = 0; i < LANES; i++) tops[i] = bound[i];
-    for (int64_t r = LANES; r < ML_SKETCH_ROWS; r += LANES) {
-        for (int i = 0; i < LANES; i++) tops[i] = bound[r + i] > tops[i] ? bound[r + i] : tops[i];
-    }
-    for (int i = 0; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
-    return top;
+    return ml_largest(bound, ML_SKETCH_ROWS);
 }
 
 static void bound_tiles(void *arg, int64_t begin, int64_t end, int thread) {
