@@ -51,6 +51,18 @@ void ml_interrupt_set(int on);
 /* 1 while an interrupt is requested. */
 int ml_interrupt_pending(void);
 
+/* ---- handles ---------------------------------------------------------------------------------- */
+
+typedef struct ml_weights ml_weights;     /* a model file, mapped */
+typedef struct ml_model ml_model;         /* weights, checked and bound */
+typedef struct ml_batch ml_batch;         /* rows of a forward pass, and its activations */
+typedef struct ml_cache ml_cache;         /* keys and values of sequences */
+typedef struct ml_saved ml_saved;         /* a saved session, mapped */
+typedef struct ml_tokenizer ml_tokenizer; /* text to ids and back */
+typedef struct ml_decoder ml_decoder;     /* ids to text, one by one */
+typedef struct ml_tensor ml_tensor;       /* an array, or a view of one */
+typedef struct ml_pool ml_pool;           /* memory that pages of a cache come from */
+
 /* ---- the machine ------------------------------------------------------------------------------ */
 
 /* Milliseconds of a monotonic clock. */
@@ -110,25 +122,6 @@ int ml_numa_set(const char *policy);
 const char *ml_numa_policy(void);
 /* Nodes with cores that this process may use. */
 int ml_numa_nodes(void);
-/* Measures the read bandwidth: all threads stream a buffer of 512 MiB for about `milliseconds`.
- * Bytes per second of the best pass. */
-int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);
-/* Measures the multiply peak: all threads run the multiplication that prefill lives on (bf16 tiles under amx,
- * int16 pairs under avx2 and avx512, bytes under neon where it has SDOT, else f32) in registers for about
- * `milliseconds`. Operations per second of the best pass; a multiplication and an addition are two. */
-int ml_machine_multiply_peak(double milliseconds, double *operations_per_second);
-/* Optimisations, each with a switch, to measure what it is worth (moonloom bench --ablate). All are on. Name of switch
- * i = 0, 1, ... and what it means, in a line; NULL after the last. */
-const char *ml_tuning_name(int i);
-const char *ml_tuning_meaning(int i);
-/* 1 if the switch of that name is on, 0 if off; ML_E_ARGUMENT for an unknown name. */
-int ml_tuning_get(const char *name);
-/* Switches it off (on = 0) or on. To be called between passes. Results stay within what instruction sets may differ by
- * (2e-3 a logit of tiny-gpt-oss, keys and values in f32), but for what a matrix unit rounds to bf16: "whole" and, of
- * other dtypes, "columns" change f32 sums, "whole" the rounding of activations; "matrix", and "flash" on a matrix unit,
- * what is bf16; the others change no bit. "huge" is about memory that is asked for from then on. ML_E_ARGUMENT for an
- * unknown name. */
-int ml_tuning_set(const char *name, int on);
 
 /* ---- dtypes ----------------------------------------------------------------------------------- */
 
@@ -168,9 +161,6 @@ int64_t ml_dtype_block(int dtype);
 int64_t ml_dtype_bytes(int dtype);
 
 /* ---- weights: a model file, mapped ------------------------------------------------------------ */
-
-typedef struct ml_weights ml_weights;
-typedef struct ml_tensor ml_tensor; /* see tensors, below */
 
 /* Kinds of metadata values. */
 enum { ML_META_INT = 0, ML_META_FLOAT = 1, ML_META_BOOL = 2, ML_META_STRING = 3, ML_META_ARRAY = 4 };
@@ -230,14 +220,321 @@ int ml_meta_bool(const ml_weights *weights, const char *key, int64_t index, int 
 /* The same as bytes in the mapped file: not zero-terminated, owned by the weights. */
 int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, const char **out, int64_t *bytes);
 
-/* Fills `out` with `elements` random elements of a floating or block dtype: always finite, mean 0, standard
- * deviation `deviation` (1e-6 to 1e3). The same seed gives the same bytes. `elements` fills whole blocks. */
-int ml_synth_fill(int dtype, int64_t elements, double deviation, uint64_t seed, void *out);
+/* ---- model ------------------------------------------------------------------------------------ */
+
+typedef struct ml_config {
+    char architecture[32]; /* "gpt-oss" or "llama" */
+    int32_t layers;        /* L */
+    int32_t width;         /* D, size of the residual stream */
+    int32_t heads;         /* query heads */
+    int32_t kv_heads;      /* key/value heads; heads / kv_heads queries share one (GQA) */
+    int32_t head_dim;      /* elements of a head */
+    int32_t rope_dims;     /* elements of a head that RoPE turns */
+    int32_t ffn_width;     /* inner width of the feed-forward block, or of one expert */
+    int32_t experts;       /* experts a layer; 0 for a dense model */
+    int32_t experts_used;  /* experts a token; 0 for a dense model */
+    int32_t window;        /* tokens that a sliding-window layer sees; 0 if there is none */
+    int32_t window_period; /* layer l slides unless l % window_period == window_period - 1; 0 if none do */
+    int32_t context;       /* trained context length in tokens */
+    int32_t rope_original; /* YaRN: context before scaling; 0 without YaRN */
+    int64_t vocabulary;    /* tokens */
+    double norm_epsilon;   /* of RMSNorm */
+    double rope_base;      /* theta */
+    double rope_factor;    /* YaRN: factor of the context; 1 without */
+    double yarn_beta_fast; /* YaRN: rotations above which a frequency stays */
+    double yarn_beta_slow; /* YaRN: rotations below which it is divided by the factor */
+} ml_config;
+
+/* Builds a model on opened weights (architectures gpt-oss and llama). A missing tensor or a wrong shape
+ * is refused with its name. The weights stay mapped. */
+int ml_model_create(ml_weights *weights, ml_model **out);
+void ml_model_free(ml_model *model);
+/* All sizes of the model. */
+void ml_model_config(const ml_model *model, ml_config *out);
+/* Bytes of weights that decoding one token reads: every matrix once, experts_used experts a layer, one row
+ * of the embedding. */
+int64_t ml_model_bytes_per_token(const ml_model *model);
+
+/* ---- forward ---------------------------------------------------------------------------------- */
+
+/* What ml_batch_tensor() shows, R being the number of rows. */
+enum {
+    ML_VIEW_RESIDUAL = 0,       /* f32 {R, width}: the residual stream; may be changed between steps */
+    ML_VIEW_ROUTER_LOGITS = 1,  /* f32 {R, experts}: after ml_forward_router() */
+    ML_VIEW_EXPERT_IDS = 2,     /* i32 {R, experts_used}: best first; may be changed before the experts run */
+    ML_VIEW_EXPERT_WEIGHTS = 3, /* f32 {R, experts_used}: softmax over the chosen; may be changed likewise */
+    ML_VIEW_LOGITS = 4          /* f32 {rows that want something, vocabulary}: after ml_forward_head(), if one of them
+                                 * wants logits */
+};
+
+/* Creates a batch of at most `capacity` rows (1..4096), with the activations of a forward pass. */
+int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out);
+void ml_batch_free(ml_batch *batch);
+/* Takes all rows out. A pass under way is void, and what the last one left is not shown any more. */
+void ml_batch_clear(ml_batch *batch);
+/* Number of rows. */
+int64_t ml_batch_rows(const ml_batch *batch);
+/* What a row wants of the head. ML_WANT_BEST: the token with the largest logit and that logit alone, the same to the
+ * bit as among all. If no row of a pass wants all logits, they are found by a sketch of the head in 4 bits, which its
+ * model makes at the first such pass (ML_MEMORY_SKETCH): rows that cannot hold the largest are not read. The sketch is
+ * random (core/model/sketch.h), so that this misses the best with a probability below 2^-50 a token. */
+enum { ML_WANT_NOTHING = 0, ML_WANT_LOGITS = 1, ML_WANT_BEST = 2 };
+
+/* Adds a row: `token` at `position` of `sequence`, which wants ML_WANT_... Rows of one sequence must come in order and
+ * start at its length; rows of different sequences may be mixed in any order. */
+int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want);
+/* A view of the run state (ML_VIEW_...) without a copy; free it with ml_tensor_free(). It shows the rows of
+ * the last ml_forward_embed(); one of logits must not be read after the next. */
+int ml_batch_tensor(ml_batch *batch, int view, ml_tensor **out);
+/* Logits of row `row` after ml_forward_head(): `vocabulary` floats owned by the batch, until its next
+ * forward. ML_E_ARGUMENT if the row did not ask for logits. */
+int ml_batch_logits(ml_batch *batch, int64_t row, const float **out);
+/* The token with the largest logit of row `row` (ties: the lowest) after ml_forward_head(). ML_E_ARGUMENT if the row
+ * did not ask for the best. */
+int ml_batch_best(const ml_batch *batch, int64_t row, int32_t *id, float *logit);
+
+/* The whole forward pass: embed, every layer, head, commit. On any failure the sequences are as before. */
+int ml_forward(ml_cache *cache, ml_batch *batch);
+
+/* The same in steps: embed, then layers (each as a whole, or as attention, router, experts), head, commit.
+ * A step may be left out or repeated; keys and values of a layer left out are zero for these rows. Nothing
+ * counts until ml_forward_commit(). */
+
+/* Checks the rows, reserves their pages and fills the residual stream with the token embeddings. */
+int ml_forward_embed(ml_cache *cache, ml_batch *batch);
+/* Layer `layer` as a whole: attention, router, experts. */
+int ml_forward_layer(ml_cache *cache, ml_batch *batch, int32_t layer);
+/* Norm, q k v, RoPE, append to the cache, attention, output projection, added to the residual stream. */
+int ml_forward_attention(ml_cache *cache, ml_batch *batch, int32_t layer);
+/* Norm and router: chooses the experts of each row. Does nothing in a dense model. */
+int ml_forward_router(ml_cache *cache, ml_batch *batch, int32_t layer);
+/* The chosen experts (or the dense feed-forward block), added to the residual stream. Needs
+ * ml_forward_router() of the same layer just before. */
+int ml_forward_experts(ml_cache *cache, ml_batch *batch, int32_t layer);
+/* Final norm and logits of the rows that want them, from the residual stream as it is now. */
+int ml_forward_head(ml_cache *cache, ml_batch *batch);
+/* Adds the rows to their sequences. */
+int ml_forward_commit(ml_cache *cache, ml_batch *batch);
+
+/* What a forward pass read and multiplied. */
+typedef struct ml_work {
+    int64_t weight_bytes; /* of the matrices that were touched, each once, however many rows it served */
+    int64_t cache_bytes;  /* keys and values that attention read, once for each row and KV head */
+    double operations;    /* of matrices and attention; a multiplication and an addition are two */
+} ml_work;
+
+/* The work of the pass that the last ml_forward_embed() began, so far. */
+void ml_batch_work(const ml_batch *batch, ml_work *out);
+
+/* ---- logits ----------------------------------------------------------------------------------- */
+
+/* The `k` largest of `n` logits, best first (ties: the lower id first; NaN last), 1 <= k <= n. ML_E_MEMORY is possible
+ * only where k is over 512. */
+int ml_logits_topk(const float *logits, int64_t n, int64_t k, int32_t *ids, float *values);
+/* log(sum(exp(logits))) over `n` logits, accumulated in double: log-probability of i is logits[i] - this. */
+int ml_logits_logsumexp(const float *logits, int64_t n, double *out);
+/* Sum of the weights exp(scale * logit - top) over all ids but the `skipped` ones in `skip` (ascending), in double.
+ * top: the largest scale * logit, or anything near it; scale > 0 is 1 / temperature. */
+int ml_logits_mass(const float *logits, int64_t n, double scale, double top, const int32_t *skip, int64_t skipped,
+                   double *out);
+/* The id at which the running sum of the same weights, in the order of the ids, first exceeds `target`: with a target
+ * of u times their mass, u uniform in [0, 1), a sample. ML_E_NOT_FOUND if no id has any weight. */
+int ml_logits_pick(const float *logits, int64_t n, double scale, double top, const int32_t *skip, int64_t skipped,
+                   double target, int32_t *id);
+
+/* ---- KV cache --------------------------------------------------------------------------------- */
+
+/* Creates an empty cache for `model` that stores keys and values as `dtype`: ML_BF16 or ML_F32. It holds
+ * any number of sequences in pages of 64 tokens of one layer, shared copy-on-write. */
+int ml_cache_create(ml_model *model, int dtype, ml_cache **out);
+void ml_cache_free(ml_cache *cache);
+/* The dtype of its keys and values. */
+int ml_cache_dtype(const ml_cache *cache);
+/* Bytes of memory that all pages take. */
+int64_t ml_cache_bytes(const ml_cache *cache);
+
+/* Starts an empty sequence; its number is below 2^31 and may be reused after ml_sequence_free(). */
+int ml_sequence_create(ml_cache *cache, int32_t *sequence);
+/* Starts a sequence that shares the first `position` tokens of `sequence`. No page is copied until one of
+ * the two writes to it. */
+int ml_sequence_fork(ml_cache *cache, int32_t sequence, int64_t position, int32_t *out);
+/* Forgets everything from `position` on: 0 <= position <= length. Exact at any position, in sliding-window
+ * layers too. */
+int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position);
+/* Ends a sequence and releases its pages. */
+int ml_sequence_free(ml_cache *cache, int32_t sequence);
+/* Tokens committed to the sequence, or ML_E_ARGUMENT. */
+int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence);
+/* The ids of these tokens. Owned by the cache, until the sequence changes. NULL if there is no such sequence, or it is
+ * empty. */
+const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence);
+/* How many of its tokens, from the first on, are as if computed at once with plain pages: 0 if any page is quantised.
+ */
+int64_t ml_sequence_sound(const ml_cache *cache, int32_t sequence);
+
+/* Prefixes: pages that sequences leave behind when they are freed or rewound stay known by their tokens, up to `bytes`
+ * of pages that no sequence shows, in memory and on disk; then the least recently used go. 0 (as in a new cache) turns
+ * this off. */
+int ml_cache_keep(ml_cache *cache, int64_t bytes);
+/* Bytes of memory of pages that only prefixes show; ml_cache_bytes() counts them too. */
+int64_t ml_cache_kept(const ml_cache *cache);
+/* Before `count` ids are fed to a sequence: shows as many of them as stand in another sequence or among the prefixes
+ * behind the same tokens, by sharing pages copy-on-write, and `adopted` receives how many; feed the rest. Only what
+ * ml_forward() computed with the instruction set in use is taken (not a pass in steps, which may have been changed), so
+ * with plain pages the result is that of feeding, to the bit. Leave the last token out of `count` if its logits are
+ * wanted. Nothing is adopted where prefixes are off. */
+int ml_cache_adopt(ml_cache *cache, int32_t sequence, const int32_t *ids, int64_t count, int64_t *adopted);
+
+/* The kept prefixes as branches, the most recently used first: the ids of branch `index` (0, 1, ...), from the first
+ * token on, go to ids {capacity} as far as they fit. Returns how many there are; 0 where there is no such branch. */
+int64_t ml_cache_kept_branch(const ml_cache *cache, int64_t index, int32_t *ids, int64_t capacity);
+
+/* ---- KV cache: policy and places -------------------------------------------------------------- */
+
+/* What becomes of pages as a sequence goes on. Zeros mean: all stays plain. */
+typedef struct ml_policy {
+    int64_t hot_tokens;        /* the newest tokens of a sequence that stay plain */
+    int64_t first_tokens;      /* the first tokens that do (attention sinks) */
+    const uint8_t *key_bits;   /* {layers, kv_heads}: 16 (plain), 8 or 4; NULL: all 16 */
+    const uint8_t *value_bits; /* likewise */
+    int rotate;                /* turn keys (ml_warm_rotate) before they are quantised */
+} ml_policy;
+
+/* Sets the policy of a cache; everything is copied. It may change at any time: ml_cache_settle() applies it from then
+ * on, to pages that are quantised already only where that makes them smaller, wherever they lie (those on disk are read
+ * and written anew, which takes its time). These are quantised from what they are then: a little further from the plain
+ * numbers than with the fewer bits from the start. Pages that only prefixes show follow when a sequence adopts them.
+ * `rotate` can only change while no page is quantised. */
+int ml_cache_policy(ml_cache *cache, const ml_policy *policy);
+/* The policy in force; `out` points into `bits` {2, layers, kv_heads}, which receives those of keys, then of values.
+ * Returns 0 if there is none. */
+int ml_cache_read_policy(const ml_cache *cache, ml_policy *out, uint8_t *bits);
+/* Quantises the full pages that the policy no longer keeps plain, in place for all sequences that share them; on all
+ * threads. To be called after ml_forward(), and after a new policy. Pages with infinite or NaN numbers stay plain, and
+ * so do all when memory for that runs out. A sequence that goes on in the middle of a quantised page gets a plain copy
+ * of it; its old tokens keep their codes when that is quantised again, so under one policy nothing is quantised twice.
+ * Then puts pages down as the places say. What a page becomes does not depend on where it lies: pages that are down
+ * are brought up for that. ML_E_IO if the spill file fails: pages stay in memory from then on, until the places are set
+ * again. ML_E_INTERRUPTED while pages come up: the next call goes on. */
+int ml_cache_settle(ml_cache *cache);
+/* Where a page can be. */
+enum {
+    ML_PLACE_MEMORY = 0,
+    ML_PLACE_COLD = 1, /* packed, in memory */
+    ML_PLACE_DISK = 2  /* packed, in the spill file */
+};
+
+/* Where full pages go. Nothing of it changes a number: packing is without loss. Zeros mean: all stays in memory,
+ * without a limit. */
+typedef struct ml_places {
+    int64_t memory;    /* bytes that the cache may have from the system for pages, cold ones included; 0: no limit */
+    int64_t disk;      /* bytes of pages in the spill file; 0: no limit */
+    const char *spill; /* the folder of the spill file, or a path where nothing is yet; NULL: no disk */
+    int window;        /* ML_PLACE_...: of pages of window layers that left the window */
+    int evict; /* when nothing can go down any more: 1 gives up the sequence that was used least recently (its calls but
+                * ml_sequence_free() return ML_E_MEMORY then), 0 fails with ML_E_MEMORY */
+} ml_places;
+
+/* Sets the places of a cache; everything is copied. They may change at any time; ml_cache_settle() applies them from
+ * then on. Above the memory budget, kept prefixes go to the disk first, or are forgotten where there is none
+ * (those on disk, when that is full); then full pages go to the disk (cold ones, which nobody reads, before others), or
+ * become cold where there is none: of the sequence used least recently first, and of it the oldest. What attention
+ * needs comes back to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of the
+ * budget, unpacked ahead by a thread. A budget that is below what the cache has makes ml_cache_settle() put pages down
+ * and move the rest together: while they move, up to what it had and the budget are taken. It returns ML_E_MEMORY once
+ * if they do not fit. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small for the staging:
+ * all is as before then. */
+int ml_cache_places(ml_cache *cache, const ml_places *places);
+
+/* ---- levels: where pages of the cache lie ----------------------------------------------------- */
+
+enum {
+    ML_LEVEL_HOT = 0,  /* plain, in memory */
+    ML_LEVEL_WARM = 1, /* quantised, in memory */
+    ML_LEVEL_COLD = 2, /* the bytes of either, packed, in memory */
+    ML_LEVEL_DISK = 3, /* the same in the spill file */
+    ML_LEVELS = 4
+};
+
+typedef struct ml_level {
+    int64_t pages; /* that lie there, each once, however many sequences show it */
+    int64_t bytes; /* that they take there */
+    int64_t whole; /* that they take where attention can read them: whole / bytes is the ratio of packing */
+    int64_t hits;  /* since the cache was made, how often attention needed a page that lay there: once a tile of rows */
+    int64_t lowered; /* how often a page came to lie there (cold, disk) or was quantised (warm) */
+    int64_t raised;  /* how often a page came back from there into memory, for good or for one pass */
+} ml_level;
+
+/* The levels of one layer, or of all (layer -1), to out {ML_LEVELS}. */
+int ml_cache_levels(const ml_cache *cache, int32_t layer, ml_level *out);
+/* How many of a sequence's tokens lie at each level in `layer`, to tokens {ML_LEVELS}. */
+int ml_sequence_levels(const ml_cache *cache, int32_t sequence, int32_t layer, int64_t *tokens);
+
+/* ---- saved sessions --------------------------------------------------------------------------- */
+
+/* Which model and tokenizer a session is of: hashes over tensors (names, types, shapes, a sample of the bytes), sizes
+ * and tokens. Where the files lie does not matter. */
+typedef struct ml_identity {
+    uint64_t model[2], tokenizer[2];
+} ml_identity;
+void ml_identity_of(const ml_model *model, const ml_tokenizer *tokenizer, ml_identity *out);
+
+/* Saves a sequence with all its pages, and `text`: what its tokens stand for, for people. The file appears at `path`
+ * whole or not at all, whatever happens; until then it is written beside it, as `path`.part. A failure (ML_E_IO,
+ * ML_E_MEMORY, ML_E_INTERRUPTED) leaves the sequence, and what was at `path`, as they were. */
+int ml_sequence_save(ml_cache *cache, int32_t sequence, const ml_identity *identity, const char *text, int64_t bytes,
+                     const char *path);
+
+/* The `content` that the saved session would have: a hash of model, tokenizer, ids and dtype of the cache. */
+int ml_sequence_content(const ml_cache *cache, int32_t sequence, const ml_identity *identity, uint64_t out[2]);
+
+typedef struct ml_saved_info {
+    int64_t bytes;        /* of the file */
+    int64_t tokens;       /* ids in it */
+    int64_t sound;        /* of them, from the first on, what ml_cache_adopt() may take over: see there */
+    int64_t text_bytes;   /* of the text */
+    int64_t page_count;   /* pages of 64 tokens of one layer */
+    int64_t quantised;    /* of them, those that are not plain */
+    int64_t page_bytes;   /* of the pages in memory */
+    int64_t packed_bytes; /* of the same in the file */
+    int64_t created;      /* seconds since 1970 */
+    int32_t dtype;        /* of the cache: ML_BF16 or ML_F32 */
+    int32_t layers;       /* of the model */
+    int32_t policy;       /* 1: there was a policy for its pages, see ml_saved_policy() */
+    uint64_t content[2];  /* see ml_sequence_content() */
+    ml_identity identity;
+    char version[16];      /* of the moonloom that saved it */
+    char isa[16];          /* its instruction set, or "exact": see ml_precision_set() */
+    char architecture[32]; /* of the model */
+    char name[128];        /* of the model, as its file says; may be cut short */
+    char file[512];        /* the model file; may be cut short */
+} ml_saved_info;
+
+/* Maps the saved session at `path` and checks header, ids, text and index; pages are checked when they are read. What
+ * is damaged is told by ml_saved_damage(); only a file whose ids are gone, or that is none, is refused. */
+int ml_saved_open(const char *path, ml_saved **out);
+void ml_saved_free(ml_saved *saved);
+void ml_saved_describe(const ml_saved *saved, ml_saved_info *out);
+/* How many of its tokens a session may take over as if it had computed them: `sound` with the instruction set and
+ * version that saved it, else 0. */
+int64_t ml_saved_sound(const ml_saved *saved);
+/* Its `tokens` ids and `text_bytes` bytes of text, in the mapped file. The text is NULL where it is damaged. */
+const int32_t *ml_saved_ids(const ml_saved *saved);
+const char *ml_saved_text(const ml_saved *saved);
+/* A sentence about what is damaged, or NULL. */
+const char *ml_saved_damage(const ml_saved *saved);
+/* Reads all pages, too. ML_E_FORMAT names the part that is damaged: for a page, its layer and place in the file. */
+int ml_saved_check(ml_saved *saved);
+/* ML_OK if it is of that model and tokenizer; else ML_E_UNSUPPORTED and a sentence. */
+int ml_saved_fits(const ml_saved *saved, const ml_identity *identity);
+/* Gives the cache the policy that the session was saved under, if there was one (*set = 1). */
+int ml_saved_policy(const ml_saved *saved, ml_cache *cache, int *set);
+/* Fills the empty `sequence` with the first `tokens` tokens. It must fit (ml_saved_fits) and the cache be of its dtype.
+ * ML_E_FORMAT names what is damaged, ML_E_UNSUPPORTED a token that the vocabulary does not have; the sequence is empty
+ * then. */
+int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t tokens);
 
 /* ---- tokenizer -------------------------------------------------------------------------------- */
-
-typedef struct ml_tokenizer ml_tokenizer;
-typedef struct ml_decoder ml_decoder;
 
 /* Flags of ml_tokenizer_encode(). */
 enum {
@@ -290,8 +587,6 @@ int ml_decoder_push(ml_decoder *decoder, int32_t id, const char **bytes, int64_t
 int ml_decoder_flush(ml_decoder *decoder, const char **bytes, int64_t *count);
 
 /* ---- tensors ---------------------------------------------------------------------------------- */
-
-/* tensor:begin (section of core/tensor) */
 
 /* Tensors have 1 to 4 dimensions, numbered from 0, and any dtype. A view shares the memory of what it was made from and
  * keeps it alive; writing through one is seen by all. Block dtypes (q8_0, mxfp4, ...) can be read, viewed by whole
@@ -392,48 +687,91 @@ int ml_tensor_save(const ml_tensor *tensor, const char *path);
 /* Reads an .npy file (format 1.0 to 3.0) of f2, f4, f8, i1, i2, i4, i8, or u1 (which becomes i16), little endian, in C
  * or Fortran order. */
 int ml_tensor_load(const char *path, ml_tensor **out);
-/* tensor:end */
 
-/* ---- model ------------------------------------------------------------------------------------ */
+/* ---- laboratory: yardsticks and switches ------------------------------------------------------ */
 
-typedef struct ml_model ml_model;
+/* Measures the read bandwidth: all threads stream a buffer of 512 MiB for about `milliseconds`.
+ * Bytes per second of the best pass. */
+int ml_machine_bandwidth(double milliseconds, double *bytes_per_second);
+/* Measures the multiply peak: all threads run the multiplication that prefill lives on (bf16 tiles under amx,
+ * int16 pairs under avx2 and avx512, bytes under neon where it has SDOT, else f32) in registers for about
+ * `milliseconds`. Operations per second of the best pass; a multiplication and an addition are two. */
+int ml_machine_multiply_peak(double milliseconds, double *operations_per_second);
 
-typedef struct ml_config {
-    char architecture[32]; /* "gpt-oss" or "llama" */
-    int32_t layers;        /* L */
-    int32_t width;         /* D, size of the residual stream */
-    int32_t heads;         /* query heads */
-    int32_t kv_heads;      /* key/value heads; heads / kv_heads queries share one (GQA) */
-    int32_t head_dim;      /* elements of a head */
-    int32_t rope_dims;     /* elements of a head that RoPE turns */
-    int32_t ffn_width;     /* inner width of the feed-forward block, or of one expert */
-    int32_t experts;       /* experts a layer; 0 for a dense model */
-    int32_t experts_used;  /* experts a token; 0 for a dense model */
-    int32_t window;        /* tokens that a sliding-window layer sees; 0 if there is none */
-    int32_t window_period; /* layer l slides unless l % window_period == window_period - 1; 0 if none do */
-    int32_t context;       /* trained context length in tokens */
-    int32_t rope_original; /* YaRN: context before scaling; 0 without YaRN */
-    int64_t vocabulary;    /* tokens */
-    double norm_epsilon;   /* of RMSNorm */
-    double rope_base;      /* theta */
-    double rope_factor;    /* YaRN: factor of the context; 1 without */
-    double yarn_beta_fast; /* YaRN: rotations above which a frequency stays */
-    double yarn_beta_slow; /* YaRN: rotations below which it is divided by the factor */
-} ml_config;
+/* Optimisations, each with a switch, to measure what it is worth (moonloom bench --ablate). All are on. Name of switch
+ * i = 0, 1, ... and what it means, in a line; NULL after the last. */
+const char *ml_tuning_name(int i);
+const char *ml_tuning_meaning(int i);
+/* 1 if the switch of that name is on, 0 if off; ML_E_ARGUMENT for an unknown name. */
+int ml_tuning_get(const char *name);
+/* Switches it off (on = 0) or on. To be called between passes. Results stay within what instruction sets may differ by
+ * (2e-3 a logit of tiny-gpt-oss, keys and values in f32), but for what a matrix unit rounds to bf16: "whole" and, of
+ * other dtypes, "columns" change f32 sums, "whole" the rounding of activations; "matrix", and "flash" on a matrix unit,
+ * what is bf16; the others change no bit. "huge" is about memory that is asked for from then on. ML_E_ARGUMENT for an
+ * unknown name. */
+int ml_tuning_set(const char *name, int on);
 
-/* Builds a model on opened weights (architectures gpt-oss and llama). A missing tensor or a wrong shape
- * is refused with its name. The weights stay mapped. */
-int ml_model_create(ml_weights *weights, ml_model **out);
-void ml_model_free(ml_model *model);
-/* All sizes of the model. */
-void ml_model_config(const ml_model *model, ml_config *out);
-/* Bytes of weights that decoding one token reads: every matrix once, experts_used experts a layer, one row
- * of the embedding. */
-int64_t ml_model_bytes_per_token(const ml_model *model);
+/* ---- laboratory: pages of the cache, measured ------------------------------------------------- */
 
-/* ---- memory pools: where cache pages come from ------------------------------------------------ */
+/* Pages of the cache that are in use, and how many of them are quantised. */
+void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised);
+/* Bytes of a page of `layer`: plain, or as the policy has full ones. */
+int64_t ml_cache_page_bytes(const ml_cache *cache, int32_t layer, int plain);
 
-typedef struct ml_pool ml_pool;
+/* What packing and quantising make of one page. */
+typedef struct ml_page_sample {
+    int64_t bytes;         /* of the page as it is */
+    int64_t packed;        /* of it as a cold page: bytes split by their place in a number, then zstd */
+    int64_t unsplit;       /* of it by zstd alone */
+    int32_t plain;         /* 1: the page is, and the errors below are known */
+    double key_error[2];   /* root mean square of (stored - plain) over that of plain, with 8 bits and with 4 */
+    double value_error[2]; /* likewise */
+} ml_page_sample;
+
+/* Tries both on the newest full page of `layer` in a sequence that is plain and in memory, or else on the newest one
+ * that is in memory. ML_E_NOT_FOUND if there is none. */
+int ml_cache_sample(const ml_cache *cache, int32_t sequence, int32_t layer, ml_page_sample *out);
+
+/* How fast pages come back into memory: seconds for all full pages of a sequence. On one thread each page counts with
+ * the best of five rounds, so that a busy machine does not matter much; of the stream the best round counts. */
+typedef struct ml_promotion {
+    int64_t pages, bytes; /* their number; bytes of them as attention reads them */
+    int64_t packed;       /* bytes of them packed */
+    int64_t zstd;         /* what they would be if zstd had each page in one piece, split bytes in numbers of 16 bits */
+    double zstd_seconds;  /* ZSTD_decompress() of those pieces, on one thread */
+    double memory_seconds; /* cold pages: unpacked on one thread */
+    double disk_seconds;   /* pages of the spill file: read, checked and unpacked on one thread */
+    double check_seconds;  /* their checksums alone */
+    double stream_seconds; /* the same as attention gets them: all threads, and the one that works ahead */
+} ml_promotion;
+
+/* For benchmarks only: puts all pages into the spill file and measures how they come back. ML_E_ARGUMENT without a
+ * budget or a spill file, ML_E_NOT_FOUND without a full page, ML_E_IO if the spill file does not take them all. */
+int ml_cache_promotion(ml_cache *cache, int32_t sequence, ml_promotion *out);
+
+/* For benchmarks only: adds `count` tokens to a sequence without computing them. Ids, keys and values are random (keys
+ * with a mean of their own for each element, as in trained models) and the same for the same seed; after each page
+ * ml_cache_settle() is called, so that memory stays within the policy. What is in the sequence afterwards is worth
+ * nothing but for measuring. On a failure the pages before stay. */
+int ml_sequence_fill_random(ml_cache *cache, int32_t sequence, int64_t count, uint64_t seed);
+
+/* ---- laboratory: quantised pages, looked at by themselves ------------------------------------- */
+
+/* Pages of the cache hold 64 tokens. Warm ones hold, for each KV head, keys and values as codes of 8 or 4 bits with a
+ * step and a zero for each token and head; `bits` is 16 for what is not quantised. */
+
+/* What keys (values = 0) or values (1) {tokens, d}, d a multiple of 8 up to 256, become by being stored so: f32 of the
+ * same shape. `rotated`: keys are turned by a Hadamard matrix first (and back here). ML_E_ARGUMENT if one is infinite
+ * or NaN. */
+int ml_warm_round(const ml_tensor *x, int values, int bits, int rotated, ml_tensor **out);
+/* Every row of x turned by that matrix, in blocks of the largest power of two that divides its length: orthogonal, and
+ * its own inverse. */
+int ml_warm_rotate(const ml_tensor *x, ml_tensor **out);
+/* ml_tensor_attend() on pages of keys and values that are stored so, by the kernels of the cache. */
+int ml_warm_attend(const ml_tensor *q, const ml_tensor *keys, const ml_tensor *values, int key_bits, int value_bits,
+                   int rotated, ml_tensor **out);
+
+/* ---- laboratory: memory pools, where cache pages come from ------------------------------------ */
 
 /* reserved = used + lost + free_pages + free_blocks. All in bytes. */
 typedef struct ml_pool_info {
@@ -471,349 +809,14 @@ void ml_pool_trim(ml_pool *pool);
 /* Where all its bytes are. */
 void ml_pool_stats(ml_pool *pool, ml_pool_info *out);
 
-/* ---- KV cache --------------------------------------------------------------------------------- */
-
-typedef struct ml_cache ml_cache;
-
-/* Creates an empty cache for `model` that stores keys and values as `dtype`: ML_BF16 or ML_F32. It holds
- * any number of sequences in pages of 64 tokens of one layer, shared copy-on-write. */
-int ml_cache_create(ml_model *model, int dtype, ml_cache **out);
-void ml_cache_free(ml_cache *cache);
-/* The dtype of its keys and values. */
-int ml_cache_dtype(const ml_cache *cache);
-/* Bytes of memory that all pages take. */
-int64_t ml_cache_bytes(const ml_cache *cache);
 /* Where the cache's memory is: the state of the pool that its pages come from. */
 void ml_cache_memory(const ml_cache *cache, ml_pool_info *out);
-/* Starts an empty sequence; its number is below 2^31 and may be reused after ml_sequence_free(). */
-int ml_sequence_create(ml_cache *cache, int32_t *sequence);
-/* Starts a sequence that shares the first `position` tokens of `sequence`. No page is copied until one of
- * the two writes to it. */
-int ml_sequence_fork(ml_cache *cache, int32_t sequence, int64_t position, int32_t *out);
-/* Forgets everything from `position` on: 0 <= position <= length. Exact at any position, in sliding-window
- * layers too. */
-int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position);
-/* Ends a sequence and releases its pages. */
-int ml_sequence_free(ml_cache *cache, int32_t sequence);
-/* Tokens committed to the sequence, or ML_E_ARGUMENT. */
-int64_t ml_sequence_length(const ml_cache *cache, int32_t sequence);
-/* The ids of these tokens. Owned by the cache, until the sequence changes. NULL if there is no such sequence, or it is
- * empty. */
-const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence);
-/* How many of its tokens, from the first on, are as if computed at once with plain pages: 0 if any page is quantised.
- */
-int64_t ml_sequence_sound(const ml_cache *cache, int32_t sequence);
 
-/* Prefixes: pages that sequences leave behind when they are freed or rewound stay known by their tokens, up to `bytes`
- * of pages that no sequence shows, in memory and on disk; then the least recently used go. 0 (as in a new cache) turns
- * this off. */
-int ml_cache_keep(ml_cache *cache, int64_t bytes);
-/* Bytes of memory of pages that only prefixes show; ml_cache_bytes() counts them too. */
-int64_t ml_cache_kept(const ml_cache *cache);
-/* Before `count` ids are fed to a sequence: shows as many of them as stand in another sequence or among the prefixes
- * behind the same tokens, by sharing pages copy-on-write, and `adopted` receives how many; feed the rest. Only what
- * ml_forward() computed with the instruction set in use is taken (not a pass in steps, which may have been changed), so
- * with plain pages the result is that of feeding, to the bit. Leave the last token out of `count` if its logits are
- * wanted. Nothing is adopted where prefixes are off. */
-int ml_cache_adopt(ml_cache *cache, int32_t sequence, const int32_t *ids, int64_t count, int64_t *adopted);
+/* ---- laboratory: random weights --------------------------------------------------------------- */
 
-/* The kept prefixes as branches, the most recently used first: the ids of branch `index` (0, 1, ...), from the first
- * token on, go to ids {capacity} as far as they fit. Returns how many there are; 0 where there is no such branch. */
-int64_t ml_cache_kept_branch(const ml_cache *cache, int64_t index, int32_t *ids, int64_t capacity);
-
-/* For benchmarks only: adds `count` tokens to a sequence without computing them. Ids, keys and values are random (keys
- * with a mean of their own for each element, as in trained models) and the same for the same seed; after each page
- * ml_cache_settle() is called, so that memory stays within the policy. What is in the sequence afterwards is worth
- * nothing but for measuring. On a failure the pages before stay. */
-int ml_sequence_fill_random(ml_cache *cache, int32_t sequence, int64_t count, uint64_t seed);
-
-/* What becomes of pages as a sequence goes on. Zeros mean: all stays plain. */
-typedef struct ml_policy {
-    int64_t hot_tokens;        /* the newest tokens of a sequence that stay plain */
-    int64_t first_tokens;      /* the first tokens that do (attention sinks) */
-    const uint8_t *key_bits;   /* {layers, kv_heads}: 16 (plain), 8 or 4; NULL: all 16 */
-    const uint8_t *value_bits; /* likewise */
-    int rotate;                /* turn keys (ml_warm_rotate) before they are quantised */
-} ml_policy;
-
-/* Sets the policy of a cache; everything is copied. It may change at any time: ml_cache_settle() applies it from then
- * on, to pages that are quantised already only where that makes them smaller, wherever they lie (those on disk are read
- * and written anew, which takes its time). These are quantised from what they are then: a little further from the plain
- * numbers than with the fewer bits from the start. Pages that only prefixes show follow when a sequence adopts them.
- * `rotate` can only change while no page is quantised. */
-int ml_cache_policy(ml_cache *cache, const ml_policy *policy);
-/* The policy in force; `out` points into `bits` {2, layers, kv_heads}, which receives those of keys, then of values.
- * Returns 0 if there is none. */
-int ml_cache_read_policy(const ml_cache *cache, ml_policy *out, uint8_t *bits);
-/* Quantises the full pages that the policy no longer keeps plain, in place for all sequences that share them; on all
- * threads. To be called after ml_forward(), and after a new policy. Pages with infinite or NaN numbers stay plain, and
- * so do all when memory for that runs out. A sequence that goes on in the middle of a quantised page gets a plain copy
- * of it; its old tokens keep their codes when that is quantised again, so under one policy nothing is quantised twice.
- * Then puts pages down as the places say. What a page becomes does not depend on where it lies: pages that are down
- * are brought up for that. ML_E_IO if the spill file fails: pages stay in memory from then on, until the places are set
- * again. ML_E_INTERRUPTED while pages come up: the next call goes on. */
-int ml_cache_settle(ml_cache *cache);
-/* Where a page can be. */
-enum {
-    ML_PLACE_MEMORY = 0,
-    ML_PLACE_COLD = 1, /* packed, in memory */
-    ML_PLACE_DISK = 2  /* packed, in the spill file */
-};
-
-/* Where full pages go. Nothing of it changes a number: packing is without loss. Zeros mean: all stays in memory,
- * without a limit. */
-typedef struct ml_places {
-    int64_t memory;    /* bytes that the cache may have from the system for pages, cold ones included; 0: no limit */
-    int64_t disk;      /* bytes of pages in the spill file; 0: no limit */
-    const char *spill; /* the folder of the spill file, or a path where nothing is yet; NULL: no disk */
-    int window;        /* ML_PLACE_...: of pages of window layers that left the window */
-    int evict; /* when nothing can go down any more: 1 gives up the sequence that was used least recently (its calls but
-                * ml_sequence_free() return ML_E_MEMORY then), 0 fails with ML_E_MEMORY */
-} ml_places;
-
-/* Sets the places of a cache; everything is copied. They may change at any time; ml_cache_settle() applies them from
- * then on. Above the memory budget, kept prefixes go to the disk first, or are forgotten where there is none
- * (those on disk, when that is full); then full pages go to the disk (cold ones, which nobody reads, before others), or
- * become cold where there is none: of the sequence used least recently first, and of it the oldest. What attention
- * needs comes back to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of the
- * budget, unpacked ahead by a thread. A budget that is below what the cache has makes ml_cache_settle() put pages down
- * and move the rest together: while they move, up to what it had and the budget are taken. It returns ML_E_MEMORY once
- * if they do not fit. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small for the staging:
- * all is as before then. */
-int ml_cache_places(ml_cache *cache, const ml_places *places);
-/* Pages of the cache that are in use, and how many of them are quantised. */
-void ml_cache_pages(const ml_cache *cache, int64_t *pages, int64_t *quantised);
-/* Bytes of a page of `layer`: plain, or as the policy has full ones. */
-int64_t ml_cache_page_bytes(const ml_cache *cache, int32_t layer, int plain);
-
-/* ---- levels: where pages of the cache lie ------------------------------------------------------ */
-
-enum {
-    ML_LEVEL_HOT = 0,  /* plain, in memory */
-    ML_LEVEL_WARM = 1, /* quantised, in memory */
-    ML_LEVEL_COLD = 2, /* the bytes of either, packed, in memory */
-    ML_LEVEL_DISK = 3, /* the same in the spill file */
-    ML_LEVELS = 4
-};
-
-typedef struct ml_level {
-    int64_t pages; /* that lie there, each once, however many sequences show it */
-    int64_t bytes; /* that they take there */
-    int64_t whole; /* that they take where attention can read them: whole / bytes is the ratio of packing */
-    int64_t hits;  /* since the cache was made, how often attention needed a page that lay there: once a tile of rows */
-    int64_t lowered; /* how often a page came to lie there (cold, disk) or was quantised (warm) */
-    int64_t raised;  /* how often a page came back from there into memory, for good or for one pass */
-} ml_level;
-
-/* The levels of one layer, or of all (layer -1), to out {ML_LEVELS}. */
-int ml_cache_levels(const ml_cache *cache, int32_t layer, ml_level *out);
-/* How many of a sequence's tokens lie at each level in `layer`, to tokens {ML_LEVELS}. */
-int ml_sequence_levels(const ml_cache *cache, int32_t sequence, int32_t layer, int64_t *tokens);
-
-/* What packing and quantising make of one page. */
-typedef struct ml_page_sample {
-    int64_t bytes;         /* of the page as it is */
-    int64_t packed;        /* of it as a cold page: bytes split by their place in a number, then zstd */
-    int64_t unsplit;       /* of it by zstd alone */
-    int32_t plain;         /* 1: the page is, and the errors below are known */
-    double key_error[2];   /* root mean square of (stored - plain) over that of plain, with 8 bits and with 4 */
-    double value_error[2]; /* likewise */
-} ml_page_sample;
-
-/* Tries both on the newest full page of `layer` in a sequence that is plain and in memory, or else on the newest one
- * that is in memory. ML_E_NOT_FOUND if there is none. */
-int ml_cache_sample(const ml_cache *cache, int32_t sequence, int32_t layer, ml_page_sample *out);
-
-/* How fast pages come back into memory: seconds for all full pages of a sequence. On one thread each page counts with
- * the best of five rounds, so that a busy machine does not matter much; of the stream the best round counts. */
-typedef struct ml_promotion {
-    int64_t pages, bytes; /* their number; bytes of them as attention reads them */
-    int64_t packed;       /* bytes of them packed */
-    int64_t zstd;         /* what they would be if zstd had each page in one piece, split bytes in numbers of 16 bits */
-    double zstd_seconds;  /* ZSTD_decompress() of those pieces, on one thread */
-    double memory_seconds; /* cold pages: unpacked on one thread */
-    double disk_seconds;   /* pages of the spill file: read, checked and unpacked on one thread */
-    double check_seconds;  /* their checksums alone */
-    double stream_seconds; /* the same as attention gets them: all threads, and the one that works ahead */
-} ml_promotion;
-
-/* For benchmarks only: puts all pages into the spill file and measures how they come back. ML_E_ARGUMENT without a
- * budget or a spill file, ML_E_NOT_FOUND without a full page, ML_E_IO if the spill file does not take them all. */
-int ml_cache_promotion(ml_cache *cache, int32_t sequence, ml_promotion *out);
-
-/* ---- quantised pages, looked at by themselves ------------------------------------------------- */
-
-/* Pages of the cache hold 64 tokens. Warm ones hold, for each KV head, keys and values as codes of 8 or 4 bits with a
- * step and a zero for each token and head; `bits` is 16 for what is not quantised. */
-
-/* What keys (values = 0) or values (1) {tokens, d}, d a multiple of 8 up to 256, become by being stored so: f32 of the
- * same shape. `rotated`: keys are turned by a Hadamard matrix first (and back here). ML_E_ARGUMENT if one is infinite
- * or NaN. */
-int ml_warm_round(const ml_tensor *x, int values, int bits, int rotated, ml_tensor **out);
-/* Every row of x turned by that matrix, in blocks of the largest power of two that divides its length: orthogonal, and
- * its own inverse. */
-int ml_warm_rotate(const ml_tensor *x, ml_tensor **out);
-/* ml_tensor_attend() on pages of keys and values that are stored so, by the kernels of the cache. */
-int ml_warm_attend(const ml_tensor *q, const ml_tensor *keys, const ml_tensor *values, int key_bits, int value_bits,
-                   int rotated, ml_tensor **out);
-
-/* ---- saved sessions --------------------------------------------------------------------------- */
-
-/* saved:begin (section of core/kv/saved.c) */
-
-/* Which model and tokenizer a session is of: hashes over tensors (names, types, shapes, a sample of the bytes), sizes
- * and tokens. Where the files lie does not matter. */
-typedef struct ml_identity {
-    uint64_t model[2], tokenizer[2];
-} ml_identity;
-void ml_identity_of(const ml_model *model, const ml_tokenizer *tokenizer, ml_identity *out);
-
-/* Saves a sequence with all its pages, and `text`: what its tokens stand for, for people. The file appears at `path`
- * whole or not at all, whatever happens; until then it is written beside it, as `path`.part. A failure (ML_E_IO,
- * ML_E_MEMORY, ML_E_INTERRUPTED) leaves the sequence, and what was at `path`, as they were. */
-int ml_sequence_save(ml_cache *cache, int32_t sequence, const ml_identity *identity, const char *text, int64_t bytes,
-                     const char *path);
-
-/* The `content` that the saved session would have: a hash of model, tokenizer, ids and dtype of the cache. */
-int ml_sequence_content(const ml_cache *cache, int32_t sequence, const ml_identity *identity, uint64_t out[2]);
-
-typedef struct ml_saved ml_saved;
-
-typedef struct ml_saved_info {
-    int64_t bytes;        /* of the file */
-    int64_t tokens;       /* ids in it */
-    int64_t sound;        /* of them, from the first on, what ml_cache_adopt() may take over: see there */
-    int64_t text_bytes;   /* of the text */
-    int64_t page_count;   /* pages of 64 tokens of one layer */
-    int64_t quantised;    /* of them, those that are not plain */
-    int64_t page_bytes;   /* of the pages in memory */
-    int64_t packed_bytes; /* of the same in the file */
-    int64_t created;      /* seconds since 1970 */
-    int32_t dtype;        /* of the cache: ML_BF16 or ML_F32 */
-    int32_t layers;       /* of the model */
-    int32_t policy;       /* 1: there was a policy for its pages, see ml_saved_policy() */
-    uint64_t content[2];  /* see ml_sequence_content() */
-    ml_identity identity;
-    char version[16];      /* of the moonloom that saved it */
-    char isa[16];          /* its instruction set, or "exact": see ml_precision_set() */
-    char architecture[32]; /* of the model */
-    char name[128];        /* of the model, as its file says; may be cut short */
-    char file[512];        /* the model file; may be cut short */
-} ml_saved_info;
-
-/* Maps the saved session at `path` and checks header, ids, text and index; pages are checked when they are read. What
- * is damaged is told by ml_saved_damage(); only a file whose ids are gone, or that is none, is refused. */
-int ml_saved_open(const char *path, ml_saved **out);
-void ml_saved_free(ml_saved *saved);
-void ml_saved_describe(const ml_saved *saved, ml_saved_info *out);
-/* How many of its tokens a session may take over as if it had computed them: `sound` with the instruction set and
- * version that saved it, else 0. */
-int64_t ml_saved_sound(const ml_saved *saved);
-/* Its `tokens` ids and `text_bytes` bytes of text, in the mapped file. The text is NULL where it is damaged. */
-const int32_t *ml_saved_ids(const ml_saved *saved);
-const char *ml_saved_text(const ml_saved *saved);
-/* A sentence about what is damaged, or NULL. */
-const char *ml_saved_damage(const ml_saved *saved);
-/* Reads all pages, too. ML_E_FORMAT names the part that is damaged: for a page, its layer and place in the file. */
-int ml_saved_check(ml_saved *saved);
-/* ML_OK if it is of that model and tokenizer; else ML_E_UNSUPPORTED and a sentence. */
-int ml_saved_fits(const ml_saved *saved, const ml_identity *identity);
-/* Gives the cache the policy that the session was saved under, if there was one (*set = 1). */
-int ml_saved_policy(const ml_saved *saved, ml_cache *cache, int *set);
-/* Fills the empty `sequence` with the first `tokens` tokens. It must fit (ml_saved_fits) and the cache be of its dtype.
- * ML_E_FORMAT names what is damaged, ML_E_UNSUPPORTED a token that the vocabulary does not have; the sequence is empty
- * then. */
-int ml_saved_load(ml_saved *saved, ml_cache *cache, int32_t sequence, int64_t tokens);
-/* saved:end */
-
-/* ---- forward ---------------------------------------------------------------------------------- */
-
-typedef struct ml_batch ml_batch;
-
-/* What ml_batch_tensor() shows, R being the number of rows. */
-enum {
-    ML_VIEW_RESIDUAL = 0,       /* f32 {R, width}: the residual stream; may be changed between steps */
-    ML_VIEW_ROUTER_LOGITS = 1,  /* f32 {R, experts}: after ml_forward_router() */
-    ML_VIEW_EXPERT_IDS = 2,     /* i32 {R, experts_used}: best first; may be changed before the experts run */
-    ML_VIEW_EXPERT_WEIGHTS = 3, /* f32 {R, experts_used}: softmax over the chosen; may be changed likewise */
-    ML_VIEW_LOGITS = 4          /* f32 {rows that want something, vocabulary}: after ml_forward_head(), if one of them
-                                 * wants logits */
-};
-
-/* Creates a batch of at most `capacity` rows (1..4096), with the activations of a forward pass. */
-int ml_batch_create(ml_model *model, int64_t capacity, ml_batch **out);
-void ml_batch_free(ml_batch *batch);
-/* Takes all rows out. A pass under way is void, and what the last one left is not shown any more. */
-void ml_batch_clear(ml_batch *batch);
-/* Number of rows. */
-int64_t ml_batch_rows(const ml_batch *batch);
-/* What a row wants of the head. ML_WANT_BEST: the token with the largest logit and that logit alone, the same to the
- * bit as among all. If no row of a pass wants all logits, they are found by a sketch of the head in 4 bits, which its
- * model makes at the first such pass (ML_MEMORY_SKETCH): rows that cannot hold the largest are not read. The sketch is
- * random (core/model/sketch.h), so that this misses the best with a probability below 2^-50 a token. */
-enum { ML_WANT_NOTHING = 0, ML_WANT_LOGITS = 1, ML_WANT_BEST = 2 };
-
-/* Adds a row: `token` at `position` of `sequence`, which wants ML_WANT_... Rows of one sequence must come in order and
- * start at its length; rows of different sequences may be mixed in any order. */
-int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t sequence, int want);
-/* A view of the run state (ML_VIEW_...) without a copy; free it with ml_tensor_free(). It shows the rows of
- * the last ml_forward_embed(); one of logits must not be read after the next. */
-int ml_batch_tensor(ml_batch *batch, int view, ml_tensor **out);
-/* Logits of row `row` after ml_forward_head(): `vocabulary` floats owned by the batch, until its next
- * forward. ML_E_ARGUMENT if the row did not ask for logits. */
-int ml_batch_logits(ml_batch *batch, int64_t row, const float **out);
-/* The token with the largest logit of row `row` (ties: the lowest) after ml_forward_head(). ML_E_ARGUMENT if the row
- * did not ask for the best. */
-int ml_batch_best(const ml_batch *batch, int64_t row, int32_t *id, float *logit);
-
-/* The whole forward pass: embed, every layer, head, commit. On any failure the sequences are as before. */
-int ml_forward(ml_cache *cache, ml_batch *batch);
-
-/* The same in steps: embed, then layers (each as a whole, or as attention, router, experts), head, commit.
- * A step may be left out or repeated; keys and values of a layer left out are zero for these rows. Nothing
- * counts until ml_forward_commit(). */
-
-/* Checks the rows, reserves their pages and fills the residual stream with the token embeddings. */
-int ml_forward_embed(ml_cache *cache, ml_batch *batch);
-/* Layer `layer` as a whole: attention, router, experts. */
-int ml_forward_layer(ml_cache *cache, ml_batch *batch, int32_t layer);
-/* Norm, q k v, RoPE, append to the cache, attention, output projection, added to the residual stream. */
-int ml_forward_attention(ml_cache *cache, ml_batch *batch, int32_t layer);
-/* Norm and router: chooses the experts of each row. Does nothing in a dense model. */
-int ml_forward_router(ml_cache *cache, ml_batch *batch, int32_t layer);
-/* The chosen experts (or the dense feed-forward block), added to the residual stream. Needs
- * ml_forward_router() of the same layer just before. */
-int ml_forward_experts(ml_cache *cache, ml_batch *batch, int32_t layer);
-/* Final norm and logits of the rows that want them, from the residual stream as it is now. */
-int ml_forward_head(ml_cache *cache, ml_batch *batch);
-/* Adds the rows to their sequences. */
-int ml_forward_commit(ml_cache *cache, ml_batch *batch);
-
-/* What a forward pass read and multiplied. */
-typedef struct ml_work {
-    int64_t weight_bytes; /* of the matrices that were touched, each once, however many rows it served */
-    int64_t cache_bytes;  /* keys and values that attention read, once for each row and KV head */
-    double operations;    /* of matrices and attention; a multiplication and an addition are two */
-} ml_work;
-
-/* The work of the pass that the last ml_forward_embed() began, so far. */
-void ml_batch_work(const ml_batch *batch, ml_work *out);
-
-/* ---- logits ----------------------------------------------------------------------------------- */
-
-/* The `k` largest of `n` logits, best first (ties: the lower id first; NaN last), 1 <= k <= n. ML_E_MEMORY is possible
- * only where k is over 512. */
-int ml_logits_topk(const float *logits, int64_t n, int64_t k, int32_t *ids, float *values);
-/* log(sum(exp(logits))) over `n` logits, accumulated in double: log-probability of i is logits[i] - this. */
-int ml_logits_logsumexp(const float *logits, int64_t n, double *out);
-/* Sum of the weights exp(scale * logit - top) over all ids but the `skipped` ones in `skip` (ascending), in double.
- * top: the largest scale * logit, or anything near it; scale > 0 is 1 / temperature. */
-int ml_logits_mass(const float *logits, int64_t n, double scale, double top, const int32_t *skip, int64_t skipped,
-                   double *out);
-/* The id at which the running sum of the same weights, in the order of the ids, first exceeds `target`: with a target
- * of u times their mass, u uniform in [0, 1), a sample. ML_E_NOT_FOUND if no id has any weight. */
-int ml_logits_pick(const float *logits, int64_t n, double scale, double top, const int32_t *skip, int64_t skipped,
-                   double target, int32_t *id);
+/* Fills `out` with `elements` random elements of a floating or block dtype: always finite, mean 0, standard
+ * deviation `deviation` (1e-6 to 1e3). The same seed gives the same bytes. `elements` fills whole blocks. */
+int ml_synth_fill(int dtype, int64_t elements, double deviation, uint64_t seed, void *out);
 
 // cdef:end
 #pragma GCC visibility pop

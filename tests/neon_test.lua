@@ -37,7 +37,7 @@ describe("the NEON kernels", function()
             compile(("-march=armv8.2-a+dotprod -c core/kernels/%s.c -o %s"):format(name, objects[i]))
         end
         compile(("tests/tools/neon_check.c core/kernels/neon.c core/kernels/neon_warm.c core/kernels/scalar.c "
-            .. "core/kernels/scalar_warm.c core/tensor/decode.c core/tensor/dtype.c core/base/cpu.c %s -lm -o %s")
+            .. "core/kernels/scalar_warm.c core/dtype/decode.c core/dtype/dtype.c core/base/cpu.c %s -lm -o %s")
             :format(table.concat(objects, " "), program))
         -- ARMv8.2 with SDOT and no more, and ARMv8.0: an instruction that is not promised kills the program.
         local with_sdot, without = "agrees: whole products mxfp4", "no products in whole numbers"

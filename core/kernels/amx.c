@@ -37,7 +37,7 @@ static inline void t_release(void) {
 
 enum { PEAK_SHARE = 16 };
 
-#include "kernels/tile.h"
+#include "kernels/tile.c.h"
 
 void ml_kernels_amx(ml_kernels *table) {
     fill(table, "amx");

@@ -72,7 +72,7 @@ static void t_dot(int c, int a, int b) {
 
 enum { PEAK_SHARE = 4096 };
 
-#include "kernels/tile.h"
+#include "kernels/tile.c.h"
 
 void ml_kernels_amx_emulated(ml_kernels *table) {
     fill(table, "amx-emulated");

@@ -1,8 +1,8 @@
 /* Kernels for AVX2, FMA and F16C: eight floats a vector. */
 #if defined(__x86_64__)
-#include "kernels/avx2_lanes.h"
+#include "dtype/blocks.h"
+#include "kernels/avx2_lanes.c.h"
 #include "kernels/kernels.h"
-#include "tensor/blocks.h"
 
 #include <immintrin.h>
 #include <stddef.h>
@@ -135,7 +135,7 @@ static void unpack_q6_k(const uint8_t *block, int part, const float *scales, vf 
     }
 }
 
-#include "kernels/vector.h"
+#include "kernels/vector.c.h"
 
 void ml_kernels_avx2(ml_kernels *table) {
     ml_kernels_scalar(table);

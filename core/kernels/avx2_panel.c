@@ -122,7 +122,7 @@ static inline void b_arrange(const block32 row[W], int16_t *to, int64_t ld) {
     }
 }
 
-#include "kernels/panel.h"
+#include "kernels/panel.c.h"
 
 /* ---- stored blocks ---- */
 

@@ -1,7 +1,7 @@
 /* Attention to quantised pages with AVX2: codes of 8 bits are widened and multiplied with int16, codes of 4 bits are
  * multiplied as bytes (vpmaddubsw: sums of four products of at most 15 * 127 fit its int16). */
 #if defined(__x86_64__)
-#include "kernels/avx2_lanes.h"
+#include "kernels/avx2_lanes.c.h"
 #include "kernels/kernels.h"
 
 enum { MOST8 = 4, WIDE8 = 4, MIDDLE8 = 128, MOST4 = 4, WIDE4 = 4 };
@@ -106,9 +106,9 @@ static inline vf whole_store(vf v, int bits, ml_whole_row row) {
     return to_float(x);
 }
 
-#include "kernels/warm.h"
+#include "kernels/warm.c.h"
 
-#include "kernels/sketch.h"
+#include "kernels/sketch.c.h"
 
 void ml_kernels_avx2_warm(ml_kernels *table) {
     table->attend_warm = attend_warm;

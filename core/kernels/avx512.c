@@ -1,9 +1,9 @@
 /* Kernels for AVX-512 F, BW, DQ, VL: sixteen floats a vector. */
 #if defined(__x86_64__)
 #include "base/cpu.h"
-#include "kernels/avx512_lanes.h"
+#include "dtype/blocks.h"
+#include "kernels/avx512_lanes.c.h"
 #include "kernels/kernels.h"
-#include "tensor/blocks.h"
 
 #include <immintrin.h>
 #include <stddef.h>
@@ -124,7 +124,7 @@ static void unpack_q6_k(const uint8_t *block, int part, const float *scales, vf 
     w[3] = signed_bytes(_mm512_extracti32x4_epi32(q, 3)) * v_set(scales[4 * part + 3]);
 }
 
-#include "kernels/vector.h"
+#include "kernels/vector.c.h"
 
 /* Heads whose size is no multiple of 16 (small models) stay with the eight-lane kernel. */
 static void (*attend_narrow)(const ml_attend *work);

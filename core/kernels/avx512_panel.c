@@ -68,7 +68,7 @@ static inline void to_int16(const float *x, float inverse, int16_t *q) {
     _mm512_storeu_si512(q, swap_middle(_mm512_inserti64x4(low, _mm512_cvtsepi32_epi16(b), 1)));
 }
 
-#include "kernels/panel.h"
+#include "kernels/panel.c.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
@@ -458,7 +458,7 @@ static __m256 dot_eight(const uint8_t *w, int64_t stride, int64_t k, const uint8
     return sum;
 }
 
-#include "kernels/avx512_fours.h"
+#include "kernels/avx512_fours.c.h"
 
 static int vbmi; /* promised by cpuid */
 
@@ -487,7 +487,7 @@ static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, 
     if (rows > 0) dot_columns(q8_0, w, stride, rows, k, column, 1, y, 0);
 }
 
-#include "kernels/avx512_columns.h"
+#include "kernels/avx512_columns.c.h"
 
 /* 32 rows at a time; of fewer, SOME columns. */
 static ALWAYS_INLINE void multiply_few(const format f, const uint8_t *w, int64_t stride, int64_t rows, int64_t k,

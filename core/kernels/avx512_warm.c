@@ -1,8 +1,8 @@
 /* Attention to quantised pages with AVX-512 VNNI (vpdpbusd: bytes without a sign times bytes with one, four at a time).
  * A whole number of 16 bits is multiplied as its high and its low byte. */
 #if defined(__x86_64__)
-#include "kernels/avx512_bytes.h"
-#include "kernels/avx512_lanes.h"
+#include "kernels/avx512_bytes.c.h"
+#include "kernels/avx512_lanes.c.h"
 #include "kernels/kernels.h"
 
 enum { MOST8 = 8, WIDE8 = 4, MIDDLE8 = 128, MOST4 = 8, WIDE4 = 8 };
@@ -89,11 +89,11 @@ static inline vf whole_store(vf v, int bits, ml_whole_row row) {
     return to_float(x);
 }
 
-#include "kernels/warm.h"
+#include "kernels/warm.c.h"
 
-#include "kernels/sketch.h"
+#include "kernels/sketch.c.h"
 
-#include "kernels/avx512_warm4.h"
+#include "kernels/avx512_warm4.c.h"
 
 /* Heads whose size is no multiple of 16 (small models) stay with the eight-lane kernel. */
 static void (*attend_narrow)(const ml_attend *work);

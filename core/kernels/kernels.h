@@ -31,7 +31,7 @@ static inline int64_t ml_whole_bytes(int64_t k) {
 
 /* Products on a matrix unit: columns from which on they are used; rows that a call should have at most, so that columns
  * which do not fit the caches serve several panels; scratch. From half a tile of columns on, unpacking is paid back
- * (see tile.h); below, a product is near the limit of memory anyway, and decoding and verifying a few drafted tokens
+ * (see tile.c.h); below, a product is near the limit of memory anyway, and decoding and verifying a few drafted tokens
  * stay the same numbers. */
 enum { ML_TILE_COLUMNS = 8, ML_TILE_ROWS = 256, ML_TILE_SCRATCH = 192 << 10 };
 
@@ -136,7 +136,7 @@ typedef struct ml_kernels {
      * {k / 8, ML_SKETCH_ROWS, 4}. `columns`: {k / 8, count, 8}. */
     void (*sketch)(const uint8_t *codes, int64_t k, const int8_t *columns, int64_t count, int32_t *sums);
 
-    /* Products in whole numbers (panel.h), for the dtypes that have an entry in whole_dot; NULL where the instruction
+    /* Products in whole numbers (panel.c.h), for the dtypes that have an entry in whole_dot; NULL where the instruction
      * set gains nothing by them. Weights of these dtypes are int16 times a scale a block to begin with, and activations
      * become so: off by at most 2^-16 of the largest of their block. */
 
@@ -151,7 +151,7 @@ typedef struct ml_kernels {
     void (*whole_multiply)(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
                            int64_t count, float *y, int64_t ldy, void *scratch);
 
-    /* Products on a matrix unit (tile.h), of every dtype that decodes but f32; NULL without one. */
+    /* Products on a matrix unit (tile.c.h), of every dtype that decodes but f32; NULL without one. */
 
     /* One column of k floats, k a multiple of ML_WHOLE_BLOCK, to bf16, or to two bf16 parts if `exact`: within the
      * ml_whole_bytes(k) bytes of a column in whole numbers, 64-byte aligned. */

@@ -2,10 +2,10 @@
  * CPU promises it. Compiled and run under qemu only, never timed. */
 #if defined(__aarch64__)
 #include "base/cpu.h"
+#include "dtype/blocks.h"
+#include "dtype/dtype.h"
 #include "kernels/kernels.h"
-#include "kernels/neon_lanes.h"
-#include "tensor/blocks.h"
-#include "tensor/dtype.h"
+#include "kernels/neon_lanes.c.h"
 
 #include <stddef.h>
 
@@ -156,7 +156,7 @@ static void unpack_q6_k(const uint8_t *block, int part, const float *scales, vf 
     }
 }
 
-#include "kernels/vector.h"
+#include "kernels/vector.c.h"
 
 /* Without SDOT, an instruction makes four products of int16 as of f32: many columns then go to OpenBLAS. From how many
  * on is avx2's number, not measured here. */

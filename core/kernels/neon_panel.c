@@ -7,9 +7,9 @@
  * int32 without loss; block after block, these sums go into one f32 sum. That order is the same for one column and for
  * many, so a row's result does not depend on what else is in the batch. */
 #if defined(__aarch64__)
+#include "dtype/blocks.h"
+#include "dtype/dtype.h"
 #include "kernels/kernels.h"
-#include "tensor/blocks.h"
-#include "tensor/dtype.h"
 
 #include <arm_neon.h>
 #include <string.h>

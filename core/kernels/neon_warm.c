@@ -3,7 +3,7 @@
  * smlal: sums of four products of at most 15 * 127). Compiled and run under qemu only, never timed. */
 #if defined(__aarch64__)
 #include "kernels/kernels.h"
-#include "kernels/neon_lanes.h"
+#include "kernels/neon_lanes.c.h"
 
 enum { MOST8 = 8, WIDE8 = 8, MIDDLE8 = 128, MOST4 = 4, WIDE4 = 4 };
 
@@ -61,9 +61,9 @@ static inline vf whole_store(vf v, int bits, ml_whole_row row) {
     return to_float(x);
 }
 
-#include "kernels/warm.h"
+#include "kernels/warm.c.h"
 
-#include "kernels/sketch.h"
+#include "kernels/sketch.c.h"
 
 void ml_kernels_neon_warm(ml_kernels *table) {
     table->attend_warm = attend_warm;

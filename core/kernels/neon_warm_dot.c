@@ -4,7 +4,7 @@
  * Compiled and run under qemu only, never timed. */
 #if defined(__aarch64__)
 #include "kernels/kernels.h"
-#include "kernels/neon_lanes.h"
+#include "kernels/neon_lanes.c.h"
 
 enum { MOST8 = 4, WIDE8 = 4, MIDDLE8 = 0, MOST4 = 8, WIDE4 = 8 };
 
@@ -58,9 +58,9 @@ static inline vf whole_store(vf v, int bits, ml_whole_row row) {
     return to_float(x);
 }
 
-#include "kernels/warm.h"
+#include "kernels/warm.c.h"
 
-#include "kernels/sketch.h"
+#include "kernels/sketch.c.h"
 
 void ml_kernels_neon_warm_dot(ml_kernels *table) {
     table->attend_warm = attend_warm;

@@ -1,8 +1,8 @@
 /* The reference kernels: plain C that is obviously right. Sums run in eight interleaved parts, which keeps their
  * rounding small and lets any compiler use the vectors that its target has. */
+#include "dtype/decode.h"
+#include "dtype/dtype.h"
 #include "kernels/kernels.h"
-#include "tensor/decode.h"
-#include "tensor/dtype.h"
 
 #include <math.h>
 

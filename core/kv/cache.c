@@ -2,11 +2,11 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "dtype/dtype.h"
 #include "kv/place.h"
 #include "kv/prefix.h"
 #include "kv/stream.h"
 #include "model/model.h"
-#include "tensor/dtype.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 #include "kv/format.h"
 
-#include "tensor/dtype.h"
+#include "dtype/dtype.h"
 
 #include <float.h>
 #include <math.h>

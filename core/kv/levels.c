@@ -1,9 +1,9 @@
 /* Sight of the levels: where pages lie, what happened to them, and what packing and quantising make of one. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "dtype/dtype.h"
 #include "kv/cache.h"
 #include "kv/packed.h"
-#include "tensor/dtype.h"
 
 #include <math.h>
 #include <stdlib.h>

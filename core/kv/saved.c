@@ -2,11 +2,11 @@
 #include "kv/saved.h"
 
 #include "base/error.h"
+#include "base/mapping.h"
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kv/packed.h"
 #include "kv/place.h"
-#include "load/mapping.h"
 #include "model/model.h"
 
 #include <stdarg.h>

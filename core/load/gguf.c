@@ -2,8 +2,8 @@
  * gguf-split names them. One pass over the mapped file; every length is checked against what is left of it. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "dtype/dtype.h"
 #include "load/store.h"
-#include "tensor/dtype.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #ifndef ML_LOAD_PREFAULT_H
 #define ML_LOAD_PREFAULT_H
 
-#include "load/mapping.h"
+#include "base/mapping.h"
 
 typedef struct ml_prefault ml_prefault;
 

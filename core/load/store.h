@@ -2,7 +2,7 @@
 #ifndef ML_LOAD_STORE_H
 #define ML_LOAD_STORE_H
 
-#include "load/mapping.h"
+#include "base/mapping.h"
 #include "load/names.h"
 #include "load/prefault.h"
 #include "load/weights.h"

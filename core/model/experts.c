@@ -245,9 +245,3 @@ int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
     b->routed_layer = -1;
     return ML_OK;
 }
-
-int ml_forward_layer(ml_cache *cache, ml_batch *batch, int32_t layer) {
-    int status = ml_forward_attention(cache, batch, layer);
-    if (status == ML_OK) status = ml_forward_router(cache, batch, layer);
-    return status == ML_OK ? ml_forward_experts(cache, batch, layer) : status;
-}

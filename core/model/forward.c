@@ -119,6 +119,12 @@ int ml_forward_commit(ml_cache *cache, ml_batch *b) {
     return ML_OK;
 }
 
+int ml_forward_layer(ml_cache *cache, ml_batch *batch, int32_t layer) {
+    int status = ml_forward_attention(cache, batch, layer);
+    if (status == ML_OK) status = ml_forward_router(cache, batch, layer);
+    return status == ML_OK ? ml_forward_experts(cache, batch, layer) : status;
+}
+
 int ml_forward(ml_cache *cache, ml_batch *batch) {
     int status = ml_forward_embed(cache, batch);
     for (int32_t l = 0; status == ML_OK && l < batch->model->config.layers; l++) {

@@ -3,10 +3,10 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "dtype/dtype.h"
 #include "kernels/kernels.h"
 #include "load/weights.h"
 #include "model/sketch.h"
-#include "tensor/dtype.h"
 
 #include <stdarg.h>
 #include <stdio.h>

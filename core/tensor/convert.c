@@ -3,8 +3,9 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "dtype/dtype.h"
+#include "dtype/encode.h"
 #include "kernels/kernels.h"
-#include "tensor/dtype.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -15,11 +15,6 @@ void ml_read_row(const ml_tensor *tensor, int64_t row, float *out);
 /* Sets element 0, 1, ... of a plain dtype, `stride` bytes apart, rounded as ml_tensor_set() says. */
 void ml_write_elements(int dtype, uint8_t *place, int64_t stride, int64_t n, const double *values);
 
-/* Writes n f32 as stored blocks of `dtype` (F32 F16 BF16 Q8_0 Q4_0 MXFP4); n fills whole blocks. */
-typedef void (*ml_encode)(const float *x, void *row, int64_t n);
-/* The encoder of a dtype, or NULL. */
-ml_encode ml_encode_reference(int dtype);
-
 /* The elements as packed f32: those of the tensor itself where they are so, else a copy that `owned` receives (free()
  * it; NULL if there is none). NULL on failure, with ml_last_error() set. */
 const float *ml_tensor_floats(const ml_tensor *tensor, float **owned);

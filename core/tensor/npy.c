@@ -2,8 +2,8 @@
  * (2 bytes in version 1, 4 in 2 and 3), a Python dictionary literal, then the elements. */
 #include "base/error.h"
 #include "base/memory.h"
+#include "dtype/dtype.h"
 #include "tensor/convert.h"
-#include "tensor/dtype.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
 /* Element-wise operations and those along a row. Everything here computes in f32 and makes new tensors. */
 #include "base/error.h"
 #include "base/random.h"
+#include "dtype/dtype.h"
 #include "kernels/kernels.h"
 #include "tensor/convert.h"
-#include "tensor/dtype.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -2,11 +2,11 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "dtype/dtype.h"
 #include "kernels/dense.h"
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
 #include "tensor/convert.h"
-#include "tensor/dtype.h"
 
 #include <limits.h>
 #include <math.h>

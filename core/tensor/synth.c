@@ -3,8 +3,8 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "base/threads.h"
-#include "tensor/blocks.h"
-#include "tensor/dtype.h"
+#include "dtype/blocks.h"
+#include "dtype/dtype.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "tensor/dtype.h"
+#include "dtype/dtype.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* Views: the same memory, seen otherwise. */
 #include "base/error.h"
 #include "base/memory.h"
-#include "tensor/dtype.h"
+#include "dtype/dtype.h"
 #include "tensor/tensor.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* Row decode in plain C: the reference of every dtype. */
-#ifndef ML_TENSOR_DECODE_H
-#define ML_TENSOR_DECODE_H
+#ifndef ML_DTYPE_DECODE_H
+#define ML_DTYPE_DECODE_H
 
 #include "moonloom.h"
 

@@ -1,6 +1,6 @@
 /* A file, mapped read-only. */
-#ifndef ML_LOAD_MAPPING_H
-#define ML_LOAD_MAPPING_H
+#ifndef ML_BASE_MAPPING_H
+#define ML_BASE_MAPPING_H
 
 #include <stddef.h>
 #include <stdint.h>

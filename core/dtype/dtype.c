@@ -1,6 +1,6 @@
-#include "tensor/dtype.h"
+#include "dtype/dtype.h"
 
-#include "tensor/blocks.h"
+#include "dtype/blocks.h"
 
 /* What the table says of each dtype: the number is the index. */
 typedef struct dtype_facts {

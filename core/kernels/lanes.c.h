@@ -1,4 +1,4 @@
-/* Vectors of any width. avx2_lanes.h, avx512_lanes.h and neon_lanes.h define
+/* Vectors of any width. avx2_lanes.c.h, avx512_lanes.c.h and neon_lanes.c.h define
  *
  *   W vf                  floats of a vector; its type, with the compiler's + - * /
  *   v_load v_store        W floats, no alignment needed

@@ -1,5 +1,5 @@
 /* Attention to quantised pages, written once for any width: what avx2_warm.c and avx512_warm.c share; everything here
- * is static. They differ in how a vector of codes meets a few whole numbers. Expected before, besides lanes.h:
+ * is static. They differ in how a vector of codes meets a few whole numbers. Expected before, besides lanes.c.h:
  *
  *   vi i_zero i_load i_store i_subtract to_float   W int32; i_subtract takes a number from every lane
  *   first_lane(vf)
@@ -17,7 +17,7 @@
  *
  * Whole-number sums are exact, so neither their order nor the rows beside change them; every f32 number belongs to one
  * query and comes about in one way. Scores are worked on times log2(e): 2^x is cheaper than e^x. */
-#include "kernels/attend.h"
+#include "kernels/attend.c.h"
 
 /* The codes of a side, and how far away are those that the next call reads: each is asked for as its like is read. */
 typedef struct warm_codes {

@@ -2,9 +2,9 @@
  * then include this file; nothing else does, and everything here is static, so that no code compiled with their flags
  * can be linked into the rest.
  *
- * Expected before: the primitives that lanes.h names. */
+ * Expected before: the primitives that lanes.c.h names. */
 #include "base/memory.h"
-#include "kernels/attend.h"
+#include "kernels/attend.c.h"
 
 static void rms_norm(const float *x, const float *weight, double epsilon, float *out, int64_t n) {
     vf a = v_set(0), b = v_set(0);
@@ -139,7 +139,7 @@ static void to_bf16(const float *x, uint16_t *out, int64_t n) {
     for (; i < n; i++) out[i] = ml_f32_to_bf16(x[i]);
 }
 
-/* ---- attention to a plain page: see attend.h ------------------------------------------------- */
+/* ---- attention to a plain page: see attend.c.h ------------------------------------------------- */
 
 /* Tokens outside [from, to) get no weight. */
 static void mask_scores(float *score, int64_t queries, int64_t from, int64_t to) {

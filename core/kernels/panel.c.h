@@ -16,9 +16,9 @@
  *   top32(x)         the largest |x| of 32 floats, NaN if there is one
  * and after it: unpack(). */
 #include "base/memory.h"
+#include "dtype/blocks.h"
+#include "dtype/dtype.h"
 #include "kernels/kernels.h"
-#include "tensor/blocks.h"
-#include "tensor/dtype.h"
 
 #include <math.h>
 

@@ -1,5 +1,5 @@
 /* Products with a sketch (model/sketch.h), written once for any width: what the files of attention to quantised pages
- * share, which have what it takes. Everything here is static. Expected before, besides some of what warm.h expects:
+ * share, which have what it takes. Everything here is static. Expected before, besides some of what warm.c.h expects:
  *
  *   bytes4 four_bytes(p)       four bytes in every lane
  *   dot_bytes(s, codes, four)  adds the products with the low or the high ones of a codes4 */

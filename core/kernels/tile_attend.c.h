@@ -1,4 +1,4 @@
-/* Attention to one page on a matrix unit, a part of tile.h: scores = Q K and acc += P V in tiles of bf16, online
+/* Attention to one page on a matrix unit, a part of tile.c.h: scores = Q K and acc += P V in tiles of bf16, online
  * softmax in f32 between them. Probabilities are rounded to bf16, their sum is not. 32 queries at a time: A is queries,
  * then probabilities; B is keys, then values, two neighbouring rows of which are laid side by side once for all
  * queries.

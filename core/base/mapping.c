@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "load/mapping.h"
+#include "base/mapping.h"
 
 #include "base/error.h"
 #include "base/memory.h"

@@ -1,8 +1,8 @@
 /* The stored blocks of the quantised dtypes, as they lie in a GGUF file (ggml-org/ggml, docs/gguf.md and
  * ggml-common.h for the layouts; OCP Microscaling Formats 1.0 for MXFP4). All little endian, no padding. d, m and
  * dmin are f16 bits. In blocks of 32, byte j of qs holds element j in its low and element j + 16 in its high nibble. */
-#ifndef ML_TENSOR_BLOCKS_H
-#define ML_TENSOR_BLOCKS_H
+#ifndef ML_DTYPE_BLOCKS_H
+#define ML_DTYPE_BLOCKS_H
 
 #include <stdint.h>
 

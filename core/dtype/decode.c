@@ -1,7 +1,7 @@
-#include "tensor/decode.h"
+#include "dtype/decode.h"
 
-#include "tensor/blocks.h"
-#include "tensor/dtype.h"
+#include "dtype/blocks.h"
+#include "dtype/dtype.h"
 
 /* Every product below is exact in f32 (f16 has 11 significant bits, scales up to 6 and codes up to 8), so a value is
  * rounded at most once, when a minimum is added: any order of operations gives the same bits. */

@@ -4,7 +4,7 @@
 #ifndef ML_KERNELS_AVX512_COLUMNS_H
 #define ML_KERNELS_AVX512_COLUMNS_H
 
-#include "kernels/avx512_bytes.h"
+#include "kernels/avx512_bytes.c.h"
 
 enum { SETS = 2 };
 

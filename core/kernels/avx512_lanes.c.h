@@ -1,4 +1,4 @@
-/* Sixteen floats a vector: the primitives of lanes.h for AVX-512 F, BW, DQ, VL. */
+/* Sixteen floats a vector: the primitives of lanes.c.h for AVX-512 F, BW, DQ, VL. */
 #ifndef ML_KERNELS_AVX512_LANES_H
 #define ML_KERNELS_AVX512_LANES_H
 

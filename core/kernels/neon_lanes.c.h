@@ -1,5 +1,6 @@
-/* Four floats a vector: the primitives of lanes.h for aarch64, and those of warm.h and sketch.h that its two files
- * share. All of it is in the baseline of ARMv8.0 (f16 conversion and fused multiplication too), so it needs no flags.
+/* Four floats a vector: the primitives of lanes.c.h for aarch64, and those of warm.c.h and sketch.c.h that its two
+ * files share. All of it is in the baseline of ARMv8.0 (f16 conversion and fused multiplication too), so it needs no
+ * flags.
  */
 #ifndef ML_KERNELS_NEON_LANES_H
 #define ML_KERNELS_NEON_LANES_H
@@ -102,7 +103,7 @@ static inline void v_store_bf16(uint16_t *out, vf v) {
     vst1_u16(out, vmovn_u32(vbslq_u32(vceqq_f32(v, v), rounded, quiet)));
 }
 
-/* ---- for warm.h ---- */
+/* ---- for warm.c.h ---- */
 
 typedef int32x4_t vi;
 

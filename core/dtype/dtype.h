@@ -1,6 +1,6 @@
 /* Element types inside core: exact conversions of single elements, row sizes. */
-#ifndef ML_TENSOR_DTYPE_H
-#define ML_TENSOR_DTYPE_H
+#ifndef ML_DTYPE_DTYPE_H
+#define ML_DTYPE_DTYPE_H
 
 #include "moonloom.h"
 

@@ -19,9 +19,9 @@
  * are C of `a` columns, 2 and 3 C of `b`, 4 and 5 A of `a` and of `b`, 6 and 7 B), t_release(), t_load(n, from, bytes)
  * and t_store(n, to, bytes) with the distance of the rows, t_zero(n), t_dot(c, a, b), and PEAK_SHARE: of the rounds
  * that it is asked for, the yardstick does one in so many. */
+#include "dtype/blocks.h"
+#include "dtype/dtype.h"
 #include "kernels/kernels.h"
-#include "tensor/blocks.h"
-#include "tensor/dtype.h"
 
 #include <immintrin.h>
 #include <math.h>
@@ -388,7 +388,7 @@ static double multiply_rounds(int64_t rounds) {
     return (double)rounds * 4 * TILE * TILE * BLOCK * 2;
 }
 
-#include "kernels/tile_attend.h"
+#include "kernels/tile_attend.c.h"
 
 static void fill(ml_kernels *table, const char *isa) {
     ml_kernels_avx512(table);

@@ -1,10 +1,10 @@
-/* The products of attention to one page, written once for any width: a part of vector.h and of warm.h.
+/* The products of attention to one page, written once for any width: a part of vector.c.h and of warm.c.h.
  *
  * Both products have one form, c = keep c + a b: scores = q K with K {head_dim, tokens}, then acc = keep acc + p V with
  * V {tokens, head_dim}. Every element of c is one chain of multiply-adds along i, in whatever block of queries it is
  * computed; so what a query gets does not depend on which others come along. */
-#include "kernels/lanes.h"
-#include "tensor/dtype.h"
+#include "dtype/dtype.h"
+#include "kernels/lanes.c.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /* Quantising a row: the reference roundings. */
-#include "tensor/blocks.h"
-#include "tensor/convert.h"
-#include "tensor/dtype.h"
+#include "dtype/encode.h"
+#include "dtype/blocks.h"
+#include "dtype/dtype.h"
 
 #include <math.h>
 

@@ -1,4 +1,4 @@
-/* Eight floats a vector: the primitives of lanes.h for AVX2, FMA and F16C. */
+/* Eight floats a vector: the primitives of lanes.c.h for AVX2, FMA and F16C. */
 #ifndef ML_KERNELS_AVX2_LANES_H
 #define ML_KERNELS_AVX2_LANES_H
 
