@@ -1,6 +1,4 @@
 #define _GNU_SOURCE
-#include "base/numa.h"
-
 #include "base/error.h"
 #include "base/threads.h"
 
@@ -70,8 +68,8 @@ static int set_policy(int spread) {
                         mask ? sizeof *mask * 8 + 1 : 0);
 }
 
-void ml_numa_enter(int thread, int threads) {
-    if (!numa.spread) return;
+/* What worker `thread` of `threads` does first: goes to the cores of its node, its memory to all nodes. */
+static void enter(int thread, int threads) {
     const int node = (int)((long)thread * numa.count / threads);
     sched_setaffinity(0, sizeof numa.cores[node], &numa.cores[node]); /* a hint: without it all works, too */
     set_policy(1);
@@ -94,6 +92,7 @@ int ml_numa_set(const char *policy) {
                         strerror(errno));
     }
     numa.spread = spread;
+    ml_threads_on_start(spread ? enter : NULL);
     return ml_threads_set(ml_threads_count()); /* the workers start anew under the policy */
 }
 
@@ -101,10 +100,6 @@ const char *ml_numa_policy(void) {
     return numa.spread ? "spread" : "off";
 }
 #else
-void ml_numa_enter(int thread, int threads) {
-    (void)thread, (void)threads;
-}
-
 int ml_numa_nodes(void) {
     return 1;
 }

@@ -3,7 +3,6 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/memory.h"
-#include "base/numa.h"
 #include "base/tuning.h"
 
 #include <pthread.h>
@@ -35,11 +34,12 @@ static struct {
     pthread_t workers[MAX_THREADS];
     void *scratch[MAX_THREADS];
     size_t scratch_size[MAX_THREADS];
-    size_t scratch_bytes; /* that every thread in use has at least */
-    int wanted;           /* threads with the caller; 0: not chosen yet */
-    int running;          /* workers started, the caller not counted */
-    int most_awake;       /* workers that there are processors for */
-    ml_region region;     /* written while no worker is inside */
+    size_t scratch_bytes;                        /* that every thread in use has at least */
+    int wanted;                                  /* threads with the caller; 0: not chosen yet */
+    int running;                                 /* workers started, the caller not counted */
+    void (*start_hook)(int thread, int threads); /* called by each worker that starts, or NULL */
+    int most_awake;                              /* workers that there are processors for */
+    ml_region region;                            /* written while no worker is inside */
     ml_share shares[MAX_THREADS];
     atomic_int stop;        /* workers leave */
     atomic_uint generation; /* of the region */
@@ -126,10 +126,14 @@ static void leave(void) {
     pthread_mutex_unlock(&pool.lock);
 }
 
+void ml_threads_on_start(void (*hook)(int thread, int threads)) {
+    pool.start_hook = hook;
+}
+
 static void *worker_main(void *arg) {
     worker_start start = *(worker_start *)arg;
     free(arg);
-    ml_numa_enter(start.thread, start.threads);
+    if (pool.start_hook) pool.start_hook(start.thread, start.threads);
     unsigned seen = start.seen;
     for (;;) {
         seen = wait_generation(seen);

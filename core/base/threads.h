@@ -16,6 +16,9 @@ typedef void (*ml_task)(void *arg, int64_t begin, int64_t end, int thread);
  * for. A region inside a region runs on its own thread alone. */
 void ml_parallel(int64_t count, int64_t grain, ml_task task, void *arg);
 
+/* Has every worker that starts from now on call hook(thread, threads) first, its number of how many; NULL for none. */
+void ml_threads_on_start(void (*hook)(int thread, int threads));
+
 /* pthread_create() for a thread of the core, which takes no signals of the process: their handlers (Ctrl-C) run on the
  * threads of the program, as they may expect. */
 int ml_thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
