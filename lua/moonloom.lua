@@ -16,9 +16,9 @@
 --   moonloom.chat()        the current chat (made on demand): chat:say(text) -> reply, with .streamed and :summary().
 --   moonloom.is_interrupt(problem), moonloom.interrupt   the error of Ctrl-C.
 local ffi = require "ffi"
-local given = require "moonloom.expect"
-local interrupt = require "moonloom.interrupt"
-local ml = require "moonloom.ffi"
+local given = require "moonloom._core.expect"
+local interrupt = require "moonloom._core.interrupt"
+local ml = require "moonloom._core.ffi"
 local C, check = ml.C, ml.check
 
 local M = {
@@ -109,9 +109,9 @@ function M.precision(name)
 end
 
 --- moonloom.tuning(name, false) switches an optimisation off, to see what it is worth, and true on again;
---- moonloom.tuning(name) tells; moonloom.tuning() shows all. See lua/moonloom/tuning.lua.
+--- moonloom.tuning(name) tells; moonloom.tuning() shows all. See lua/moonloom/_core/tuning.lua.
 function M.tuning(name, on)
-    local tuning = require "moonloom.tuning"
+    local tuning = require "moonloom._core.tuning"
     if name == nil then return tuning.list() end
     if on ~= nil then tuning.set(name, on) end
     return tuning.on(name)
@@ -130,7 +130,7 @@ function M.bandwidth(milliseconds)
 end
 
 --- Raises an error about how something was called: on the command line it exits with code 2.
-M.wrong_usage = require("moonloom.arguments").fail
+M.wrong_usage = require("moonloom.recipe.arguments").fail
 
 --- Multiply peak of this machine with the threads in use, in operations per second, measured for `milliseconds` (300).
 function M.multiply_peak(milliseconds)
@@ -162,7 +162,7 @@ end
 --   resident      the whole process, as far as it is in memory
 -- and `allocations` counts how often the core has asked for memory.
 function M.memory()
-    return require("moonloom.memory").report()
+    return require("moonloom.cache.memory").report()
 end
 
 --- Steps many sessions of one cache in one pass: moonloom.step_all({ s1, s2 }, { id1, id2 }).
@@ -172,37 +172,37 @@ end
 
 --- moonloom.restore(path, { model =, kv =, recompute = }) -> the session that session:save(path) saved.
 function M.restore(path, options)
-    return require("moonloom.saved").restore(path, options)
+    return require("moonloom.cache.saved").restore(path, options)
 end
 
 --- What a saved session is of: print it; .text, :ids(), .tokens, .name, :check() ... No model is needed.
 function M.saved(path)
-    return require("moonloom.saved").open(path)
+    return require("moonloom.cache.saved").open(path)
 end
 
 --- moonloom.store(folder, { bytes = }) keeps sessions in a folder when they end, and begins new ones with what is
---- there: see lua/moonloom/store.lua. moonloom.store(false) ends that; moonloom.store() tells.
+--- there: see lua/moonloom/cache/store.lua. moonloom.store(false) ends that; moonloom.store() tells.
 function M.store(folder, options)
-    local store = require "moonloom.store"
+    local store = require "moonloom.cache.store"
     if folder ~= nil then store.use(folder, options) end
     return store.current
 end
 
 --- moonloom.kv("balanced") makes that the policy for keys and values of the sessions that are made from then on, unless
---- they say otherwise: a name, a file, or a table; see lua/moonloom/policy.lua. moonloom.kv(false) ends that;
+--- they say otherwise: a name, a file, or a table; see lua/moonloom/cache/policy.lua. moonloom.kv(false) ends that;
 --- moonloom.kv() tells.
 function M.kv(which)
-    local policy = require "moonloom.policy"
+    local policy = require "moonloom.cache.policy"
     if which then policy.choose(which) end -- raises a sentence if there is no such thing
-    if which ~= nil then policy.default = which end
+    if which ~= nil then policy.default = which or nil end
     return policy.default
 end
 
 --- moonloom.kv_memory("2G"): so many bytes the pages of each cache may have that is made from then on, unless a policy
---- says otherwise; what is above that goes down a level, see lua/moonloom/policy.lua. 0 is no limit, false the same.
---- moonloom.kv_memory() tells.
+--- says otherwise; what is above that goes down a level, see lua/moonloom/cache/policy.lua. 0 is no limit, false
+--- the same. moonloom.kv_memory() tells.
 function M.kv_memory(what)
-    local policy = require "moonloom.policy"
+    local policy = require "moonloom.cache.policy"
     if what ~= nil then
         policy.memory = policy.bytes(what or 0) or error(("kv_memory is a number of bytes, such as 2G, not %s"):format(
             tostring(what)), 0)
@@ -218,9 +218,9 @@ end
 
 --- The current chat, made on demand.
 function M.chat()
-    return require("moonloom.recipe").get("chat").current()
+    return require("moonloom.recipe.live").get("chat").current()
 end
 
-require "moonloom.recipe" -- from here on `require "recipes.x"` finds recipes
+require "moonloom.recipe.live" -- from here on `require "recipes.x"` finds recipes
 
 return M

@@ -2,16 +2,16 @@
 --
 -- A row of the table is a case: `tokens` random tokens for each of `batch` sequences that hold `depth` tokens already,
 -- in passes of `rows` tokens of each. A sample times all its passes; then the sequences are rewound to the depth.
-local ablation = require "moonloom.ablation"
-local columns = require "moonloom.columns"
-local interrupt = require "moonloom.interrupt"
+local ablation = require "moonloom.bench.ablation"
+local columns = require "moonloom._core.columns"
+local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
-local peers = require "moonloom.peer"
-local progress = require "moonloom.progress"
-local random = require "moonloom.random"
-local statistics = require "moonloom.statistics"
-local tuning = require "moonloom.tuning"
-local yardsticks = require "moonloom.yardsticks"
+local peers = require "moonloom.bench.peer"
+local progress = require "moonloom._core.progress"
+local random = require "moonloom._core.random"
+local statistics = require "moonloom.bench.statistics"
+local tuning = require "moonloom._core.tuning"
+local yardsticks = require "moonloom.bench.yardsticks"
 
 local M = {
     name = "bench",

@@ -1,9 +1,10 @@
--- Chat: turns of a person and the model. gpt-oss talks in harmony (lua/moonloom/harmony.lua); others by their template.
+-- Chat: turns of a person and the model. gpt-oss talks in harmony (lua/moonloom/chat/harmony.lua); others by their
+-- template.
 local generation = require "moonloom.generation"
-local harmony = require "moonloom.harmony"
+local harmony = require "moonloom.chat.harmony"
 local moonloom = require "moonloom"
-local template = require "moonloom.template"
-local terminal = require "moonloom.terminal"
+local template = require "moonloom.chat.template"
+local terminal = require "moonloom._core.terminal"
 
 local M = {
     name = "chat",
@@ -170,7 +171,7 @@ function M.methods:list()
 end
 
 function M.new(p)
-    p = require("moonloom.arguments").check("chat", M.parameters, p or {})
+    p = require("moonloom.recipe.arguments").check("chat", M.parameters, p or {})
     local model = moonloom.current(p.model)
     local way = harmony.frame(model.tokenizer) and "harmony" or "template"
     return setmetatable({

@@ -1,9 +1,9 @@
 -- Depth: what a long context costs a token. Decodes behind many random tokens with plain, 8-bit and 4-bit pages, and
 -- beside it with an empty cache, in turns, since the bandwidth of a shared machine changes by the minute.
-local interrupt = require "moonloom.interrupt"
+local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
-local progress = require "moonloom.progress"
-local random = require "moonloom.random"
+local progress = require "moonloom._core.progress"
+local random = require "moonloom._core.random"
 
 local M = {
     name = "depth",

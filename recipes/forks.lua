@@ -1,10 +1,10 @@
 -- Forks: goes back to random positions of a long timeline, by a fork and by a rewind. What that takes, how many pages
 -- the first token of the new branch adds, and whether the logits are those of reading the beginning anew.
-local interrupt = require "moonloom.interrupt"
+local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
-local progress = require "moonloom.progress"
-local random = require "moonloom.random"
-local read_file = require "moonloom.read_file"
+local progress = require "moonloom._core.progress"
+local random = require "moonloom._core.random"
+local read_file = require "moonloom._core.read_file"
 
 local M = {
     name = "forks",

@@ -1,11 +1,11 @@
 -- Generate: goes on from a prompt, token by token. `next` is one token; save a change here and the next token uses it.
 local generation = require "moonloom.generation"
-local interrupt = require "moonloom.interrupt"
+local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
-local progress = require "moonloom.progress"
-local read_file = require "moonloom.read_file"
+local progress = require "moonloom._core.progress"
+local read_file = require "moonloom._core.read_file"
 local samplers = require "recipes.samplers"
-local terminal = require "moonloom.terminal"
+local terminal = require "moonloom._core.terminal"
 
 local M = {
     name = "generate",

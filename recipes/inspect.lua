@@ -1,6 +1,6 @@
 --- What is in a model file: metadata, tensors, sizes, and how long it took to open. Or in a saved session.
 local moonloom = require "moonloom"
-local progress = require "moonloom.progress"
+local progress = require "moonloom._core.progress"
 local weights = require "moonloom.weights"
 
 local LONG = 64 -- items of an array that are given in full

@@ -1,11 +1,11 @@
 -- KV: what keys and values cost. The memory table of the model, with the arithmetic; with `measure` what rotation and
 -- compression are worth on real pages, and how fast packed ones come back; with `fill_random` how a full cache decodes
 -- under a policy (--kv).
-local columns = require "moonloom.columns"
-local interrupt = require "moonloom.interrupt"
+local columns = require "moonloom._core.columns"
+local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
-local progress = require "moonloom.progress"
-local read_file = require "moonloom.read_file"
+local progress = require "moonloom._core.progress"
+local read_file = require "moonloom._core.read_file"
 
 local M = {
     name = "kv",

@@ -1,6 +1,6 @@
 -- Logits: what the model thinks of a given text, at its end or at every token.
 local moonloom = require "moonloom"
-local terminal = require "moonloom.terminal"
+local terminal = require "moonloom._core.terminal"
 
 local M = {
     name = "logits",

@@ -2,8 +2,8 @@
 -- each starts from nothing, so its first token (or the begin-of-text token put before it) is not predicted and not
 -- counted. perplexity = exp(nll), nll the mean over all counted tokens.
 local moonloom = require "moonloom"
-local progress = require "moonloom.progress"
-local read_file = require "moonloom.read_file"
+local progress = require "moonloom._core.progress"
+local read_file = require "moonloom._core.read_file"
 
 -- With kv, tokens are fed by the page, so that each sees only its own page plain.
 local PAGE = 64

@@ -1,8 +1,8 @@
 --- A model of random weights, in any shape: for measuring speed and memory without a download.
 local moonloom = require "moonloom"
-local progress = require "moonloom.progress"
-local vocabulary = require "moonloom.vocabulary"
-local writer = require "moonloom.gguf_writer"
+local progress = require "moonloom._core.progress"
+local vocabulary = require "moonloom.file.vocabulary"
+local writer = require "moonloom.file.gguf_writer"
 
 -- Every size can be changed by the parameter of its name.
 local shapes = {

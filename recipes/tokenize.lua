@@ -1,9 +1,9 @@
 --- Text to token ids and back. Needs the vocabulary of the model file, nothing else of it.
-local arguments = require "moonloom.arguments"
-local json = require "moonloom.json"
+local arguments = require "moonloom.recipe.arguments"
+local json = require "moonloom.file.json"
 local moonloom = require "moonloom"
-local read_file = require "moonloom.read_file"
-local terminal = require "moonloom.terminal"
+local read_file = require "moonloom._core.read_file"
+local terminal = require "moonloom._core.terminal"
 
 -- Reads all of a file, or of standard input.
 local function read(path)

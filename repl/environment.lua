@@ -58,7 +58,7 @@ end
 --- Names that ?name knows without a dot: globals and the functions of the C header.
 function M.help_names()
     local out = M.names()
-    for name in require("moonloom.ffi").header:gmatch("%f[%w_](ml_[%w_]+)%(") do out[#out + 1] = name end
+    for name in require("moonloom._core.ffi").header:gmatch("%f[%w_](ml_[%w_]+)%(") do out[#out + 1] = name end
     return out
 end
 

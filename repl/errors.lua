@@ -1,7 +1,7 @@
 --- Errors as a reader wants them: one sentence, the line it is about with a mark, a hint.
 local chunk = require "repl.chunk"
 local pretty = require "repl.pretty"
-local suggest = require "moonloom.suggest"
+local suggest = require "moonloom._core.suggest"
 
 local M = {}
 

@@ -5,7 +5,7 @@ local native = require "repl.native"
 local pretty = require "repl.pretty"
 local recipes = require "repl.recipes"
 local style = require "repl.style"
-local suggest = require "moonloom.suggest"
+local suggest = require "moonloom._core.suggest"
 
 local M = {}
 
@@ -138,7 +138,7 @@ end
 
 -- The declaration of the C function `name` in the contract: first line of its comment, last line of itself.
 local function find_declaration(name)
-    local lines = split(require("moonloom.ffi").header)
+    local lines = split(require("moonloom._core.ffi").header)
     for i, line in ipairs(lines) do
         if line:find("%f[%w_]" .. name .. "%(") and line:find("^[%a]") then
             local last, first = i, i

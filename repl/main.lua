@@ -8,11 +8,11 @@ local chunk = require "repl.chunk"
 local environment = require "repl.environment"
 local errors = require "repl.errors"
 local ml = require "moonloom"
-local interrupt = require "moonloom.interrupt"
+local interrupt = require "moonloom._core.interrupt"
 local pretty = require "repl.pretty"
 local recipes = require "repl.recipes"
 local style = require "repl.style"
-local suggest = require "moonloom.suggest"
+local suggest = require "moonloom._core.suggest"
 local talk = require "repl.talk"
 
 local USAGE = [[
@@ -165,7 +165,7 @@ local function run_word(word, arguments)
     local names = recipes.names()
     for _, name in ipairs(names) do
         if name == word then
-            local code, result = guarded(require("moonloom.command").run, word, arguments)
+            local code, result = guarded(require("moonloom.recipe.command").run, word, arguments)
             return code ~= 0 and code or tonumber(result) or 0
         end
     end

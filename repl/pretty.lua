@@ -1,5 +1,5 @@
 --- Shows any Lua value for a reader: sorted keys, quoted strings, limits on depth, length and repetition.
-local interrupt = require "moonloom.interrupt"
+local interrupt = require "moonloom._core.interrupt"
 local style = require "repl.style"
 
 local M = {}

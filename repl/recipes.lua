@@ -1,5 +1,5 @@
 --- Recipes as the prompt sees them: a file with an error is no obstacle to the others.
-local recipe = require "moonloom.recipe"
+local recipe = require "moonloom.recipe.live"
 
 local M = { names = recipe.names, policies = recipe.policies, describe = recipe.describe }
 
@@ -18,7 +18,7 @@ function M.parameter_names(value)
     local info = recipe.describe(value)
     if not info then return nil end
     local names = {}
-    for _, list in ipairs { info.parameters, require("moonloom.arguments").common } do
+    for _, list in ipairs { info.parameters, require("moonloom.recipe.arguments").common } do
         for _, parameter in ipairs(list) do names[#names + 1] = parameter.name end
     end
     return names

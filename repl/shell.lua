@@ -6,7 +6,7 @@ local environment = require "repl.environment"
 local errors = require "repl.errors"
 local help = require "repl.help"
 local history = require "repl.history"
-local interrupt = require "moonloom.interrupt"
+local interrupt = require "moonloom._core.interrupt"
 local native = require "repl.native"
 local pretty = require "repl.pretty"
 local style = require "repl.style"
@@ -14,7 +14,7 @@ local talk = require "repl.talk"
 
 local M = {}
 
-local ffi = require "moonloom.ffi"
+local ffi = require "moonloom._core.ffi"
 local on_terminal, coloured -- output is a terminal that knows escape sequences; and wants colours
 local edited -- lines are edited: input is a terminal
 

@@ -1,7 +1,7 @@
 --- What the prompt knows of models: the banner, the globals, the current chat, and how generations are shown.
 local environment = require "repl.environment"
 local ml = require "moonloom"
-local recipe = require "moonloom.recipe"
+local recipe = require "moonloom.recipe.live"
 
 local M = {}
 

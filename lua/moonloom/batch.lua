@@ -15,8 +15,8 @@
 --
 -- batch:forward() does all of that at once.
 local ffi = require "ffi"
-local given = require "moonloom.expect"
-local ml = require "moonloom.ffi"
+local given = require "moonloom._core.expect"
+local ml = require "moonloom._core.ffi"
 local logits_view = require "moonloom.logits"
 local C, check = ml.C, ml.check
 

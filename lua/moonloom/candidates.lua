@@ -11,7 +11,7 @@
 -- is needed. Once something is dropped, the ranking is all there is. Probabilities are normalised in double. Equal
 -- values rank by id.
 local ffi = require "ffi"
-local ml = require "moonloom.ffi"
+local ml = require "moonloom._core.ffi"
 local C, check = ml.C, ml.check
 
 local M = {}

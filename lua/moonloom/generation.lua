@@ -10,11 +10,11 @@
 -- (after an interrupt) or elsewhere (a chat went on): prepare() and advance() feed whatever is missing.
 local ffi = require "ffi"
 local candidates = require "moonloom.candidates"
-local given = require "moonloom.expect"
-local ml = require "moonloom.ffi"
-local random = require "moonloom.random"
-local recipe = require "moonloom.recipe"
-local terminal = require "moonloom.terminal"
+local given = require "moonloom._core.expect"
+local ml = require "moonloom._core.ffi"
+local random = require "moonloom._core.random"
+local recipe = require "moonloom.recipe.live"
+local terminal = require "moonloom._core.terminal"
 local C = ml.C
 
 local M = {}
@@ -231,7 +231,7 @@ local function branch(self, count, changes)
 end
 
 local function check_changes(self, changes, verb)
-    local arguments = require "moonloom.arguments"
+    local arguments = require "moonloom.recipe.arguments"
     local known = {}
     for name, value in pairs(changes) do
         if name ~= "id" and name ~= "text" then known[name] = value end

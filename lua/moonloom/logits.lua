@@ -2,8 +2,8 @@
 --
 --     logits[id]  #logits  logits:topk(5)  logits:argmax()  logits:logprob(id)  logits:tensor()
 local ffi = require "ffi"
-local given = require "moonloom.expect"
-local ml = require "moonloom.ffi"
+local given = require "moonloom._core.expect"
+local ml = require "moonloom._core.ffi"
 local C, check = ml.C, ml.check
 
 ffi.cdef [[

@@ -3,12 +3,12 @@
 -- The cache is the truth: session.position tokens are in it, whatever was interrupted, and session:tokens() are those.
 -- It is shared by the sessions of a model: one that begins like another starts where the two part.
 local ffi = require "ffi"
-local given = require "moonloom.expect"
-local interrupt = require "moonloom.interrupt"
-local memory = require "moonloom.memory"
-local ml = require "moonloom.ffi"
-local policy = require "moonloom.policy"
-local store = require "moonloom.store"
+local given = require "moonloom._core.expect"
+local interrupt = require "moonloom._core.interrupt"
+local memory = require "moonloom.cache.memory"
+local ml = require "moonloom._core.ffi"
+local policy = require "moonloom.cache.policy"
+local store = require "moonloom.cache.store"
 local C, check = ml.C, ml.check
 
 local M = {}
@@ -231,21 +231,21 @@ end
 --- plain page the root mean square errors { bits8, bits4 } as shares of the numbers. nil if there is no full page.
 function Session:sample(layer)
     layer = given.whole(layer, "a layer")
-    return require("moonloom.levels").sample(self:shared_cache().handle, self.sequence, layer)
+    return require("moonloom.cache.levels").sample(self:shared_cache().handle, self.sequence, layer)
 end
 
 --- For benchmarks only: puts all pages into the spill file and measures how fast they come back. The policy needs a
 --- budget and a spill file. Returns { pages, bytes, packed, zstd, zstd_seconds, memory_seconds, disk_seconds,
 --- check_seconds, stream_seconds }: see ml_promotion in core/moonloom.h.
 function Session:promotion()
-    return require("moonloom.levels").promotion(self:shared_cache().handle, self.sequence)
+    return require("moonloom.cache.levels").promotion(self:shared_cache().handle, self.sequence)
 end
 
 --- What lies where: print(session:levels()) draws the levels of the cache by layer; session:levels():data() is the
 --- same as tables. See moonloom.levels.
 function Session:levels()
     self:shared_cache():sweep()
-    return require("moonloom.levels").of(self)
+    return require("moonloom.cache.levels").of(self)
 end
 
 --- print(session:tree()) draws all sessions that share the cache, and what closed ones left behind, as a tree of the
@@ -259,7 +259,7 @@ function Session:tree(options)
         if session._cache == cache then sessions[#sessions + 1] = session end
     end
     table.sort(sessions, function(a, b) return a.sequence < b.sequence end)
-    return require("moonloom.tree").of(self, sessions, options.kept and given.most(options.kept, "kept", 0))
+    return require("moonloom.cache.tree").of(self, sessions, options.kept and given.most(options.kept, "kept", 0))
 end
 
 --- For benchmarks only: adds `count` random tokens with random keys and values without computing anything, the same
@@ -459,7 +459,8 @@ end
 function Session:save(path)
     path = given.path(path, "session:save")
     local cache = self:shared_cache()
-    require("moonloom.saved").write(path, cache.handle, self.sequence, self.model:identity(), self.model.tokenizer)
+    local model = self.model
+    require("moonloom.cache.saved").write(path, cache.handle, self.sequence, model:identity(), model.tokenizer)
     return self
 end
 

@@ -12,8 +12,8 @@
 -- count from 0, as token ids do everywhere in moonloom. Views share memory and keep it alive. Arithmetic is in f32 and
 -- gives new tensors; `t:assign(x)` writes into an existing one. "Rows" run along the last dimension.
 local ffi = require "ffi"
-local given = require "moonloom.expect"
-local ml = require "moonloom.ffi"
+local given = require "moonloom._core.expect"
+local ml = require "moonloom._core.ffi"
 local C, check = ml.C, ml.check
 
 local M = {}

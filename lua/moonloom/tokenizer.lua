@@ -1,7 +1,7 @@
 --- The tokenizer of a model file: text to token ids and back.
 -- Ids are the model's own (from 0), in ordinary Lua arrays (from 1).
-local given = require "moonloom.expect"
-local ml = require "moonloom.ffi"
+local given = require "moonloom._core.expect"
+local ml = require "moonloom._core.ffi"
 local weights = require "moonloom.weights"
 local ffi = require "ffi"
 

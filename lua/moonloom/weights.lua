@@ -4,8 +4,8 @@
 --     weights:meta("general.architecture")      --> "gpt-oss"
 --     weights:info("token_embd.weight").shape   --> { 201088, 2880 }
 local ffi = require "ffi"
-local given = require "moonloom.expect"
-local ml = require "moonloom.ffi"
+local given = require "moonloom._core.expect"
+local ml = require "moonloom._core.ffi"
 local C, check = ml.C, ml.check
 
 local M = {}

@@ -1,6 +1,6 @@
 -- gpt-oss's vocabulary as a GGUF without tensors, from OpenAI's o200k_base.tiktoken in ../shared/models.
-local vocabulary = require "moonloom.vocabulary"
-local writer = require "moonloom.gguf_writer"
+local vocabulary = require "moonloom.file.vocabulary"
+local writer = require "moonloom.file.gguf_writer"
 
 local M = {}
 

@@ -1,7 +1,7 @@
 -- A model file with parts of it changed.
 local folder = require "helpers.folder"
 local weights = require "moonloom.weights"
-local writer = require "moonloom.gguf_writer"
+local writer = require "moonloom.file.gguf_writer"
 
 local kinds = { integer = "u32", float = "f64", boolean = "bool", string = "string" }
 

@@ -1,7 +1,7 @@
 -- Small vocabularies as GGUF files, whole or damaged on purpose.
 local folder = require "helpers.folder"
 local tokenizer = require "moonloom.tokenizer"
-local writer = require "moonloom.gguf_writer"
+local writer = require "moonloom.file.gguf_writer"
 
 local M = {}
 

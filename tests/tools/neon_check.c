@@ -1,8 +1,8 @@
-/* Compares the kernels of neon.c with those of scalar.c on random data: what tests/neon_test.lua builds for aarch64 and
- * runs under qemu. Prints a line for each kernel; the exit code is the number of those that differ. */
-#include "kernels/kernels.h"
+/* Compares the kernels of neon.c with those of scalar.c on random data: what tests/core/kernels/neon_test.lua builds
+ * for aarch64 and runs under qemu. Prints a line for each kernel; the exit code is the number of those that differ. */
 #include "dtype/blocks.h"
 #include "dtype/dtype.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 #include <stddef.h>

@@ -1,0 +1,189 @@
+-- generate and what it returns: seeds, stops, why, fork, resume, edits while it runs.
+local moonloom = require "moonloom"
+local ml = require "moonloom._core.ffi"
+local generate = require "recipes.generate"
+local recipe = require "moonloom.recipe.live"
+
+describe("generate", function()
+    local STORY = "Once upon a time, there was a little girl named Lily."
+
+    it("tells a story, which is a value", function()
+        local g = generate { prompt = "Once upon a time", max_tokens = 12, temperature = 0 }
+        assert.equal(STORY, tostring(g):sub(1, #STORY))
+        assert.equal("length", g.stop)
+        assert.equal(12, #g.ids)
+        assert.equal("Once upon a time", g.prompt)
+        assert.same({ 401, 402, 258, 380 }, g.prompt_ids)
+        assert.equal(g, moonloom.last)
+        local token = g.tokens[1]
+        assert.same({ 11, "," }, { token.id, token.text })
+        assert.is_true(token.logprob <= 0 and token.p > 0.5)
+        assert.equal(20, #token.top)
+        assert.equal(11, token.top[1].id)
+        assert.equal(generate("Once upon a time").prompt, "Once upon a time")
+    end)
+
+    it("gives the same text for the same seed, also in pieces", function()
+        local whole = generate { prompt = "One day", max_tokens = 40, seed = 5 }
+        local pieces = generate { prompt = "One day", max_tokens = 10, seed = 5 }
+        assert.are_not.equal(whole.text, pieces.text)
+        pieces:resume { max_tokens = 30 }
+        assert.same(whole.ids, pieces.ids)
+        assert.equal(whole.text, pieces.text)
+        assert.are_not.equal(whole.text, generate { prompt = "One day", max_tokens = 40, seed = 6 }.text)
+        assert.are_not.equal(generate { prompt = "One day", max_tokens = 40 }.seed, whole.seed)
+    end)
+
+    it("stops at an interrupt and goes on as if nothing had been", function()
+        local whole = generate { prompt = "One day", max_tokens = 30, seed = 5 }
+        for _, at in ipairs { 1, 7 } do
+            local count = 0
+            local g = generate { prompt = "One day", max_tokens = 30, seed = 5, chain = {
+                function()
+                    count = count + 1
+                    if count == at then ml.C.ml_interrupt_set(1) end
+                end,
+            } }
+            assert.equal("interrupted", g.stop)
+            assert.equal(at, #g.ids)
+            assert.equal(0, ml.C.ml_interrupt_pending())
+            assert.equal(g, moonloom.resume())
+            assert.equal("length", g.stop)
+            assert.same(whole.ids, g.ids)
+        end
+        -- In the prompt itself.
+        ml.C.ml_interrupt_set(1)
+        local g = generate { ids = whole.prompt_ids, max_tokens = 30, seed = 5 }
+        assert.same({ "interrupted", 0 }, { g.stop, #g.ids })
+        assert.same(whole.ids, g:resume().ids)
+    end)
+
+    it("stops at the end token, and at stop strings without showing them", function()
+        local g = generate { temperature = 0, max_tokens = 900, prompt = "<|start|>system<|message|>"
+            .. "You tell short stories.\nReasoning: low<|end|><|start|>user<|message|>"
+            .. "Tell me a story about Tom and a boat.<|end|><|start|>assistant" }
+        assert.equal("end", g.stop)
+        assert.equal(1017, g.ids[#g.ids]) -- <|return|>
+        assert.is_nil(g.text:find("<|return|>", 1, true))
+        assert.has_error(function() g:resume() end)
+        local plain = generate { prompt = "Once upon a time", max_tokens = 30, temperature = 0 }
+        for _, stop in ipairs { "little", "a little girl", "l named L", "." } do
+            local shown = {}
+            g = generate { prompt = "Once upon a time", max_tokens = 30, temperature = 0, stop = { stop, "zzz" } }
+            assert.equal("stop string", g.stop)
+            assert.equal(plain.text:sub(1, plain.text:find(stop, 1, true) - 1), g.text)
+            g._written = nil
+            g:stream(function(text) shown[#shown + 1] = text end, true)
+            assert.equal(g.text, table.concat(shown))
+        end
+    end)
+
+    it("streams whole characters, in order, holding back what may be a stop string", function()
+        for _, stop in ipairs { {}, { "Lily. She" }, { "Lily. Xhe" } } do
+            local g = generate { prompt = "Once upon a time", max_tokens = 1, temperature = 0, stop = stop }
+            local shown = ""
+            g.write = function(text, token)
+                assert.is_true(token.p > 0)
+                shown = shown .. text
+                assert.is_nil(shown:find("Lily. She", 1, true) and stop[1] == "Lily. She" or nil)
+            end
+            g:resume { max_tokens = 25 }
+            assert.equal(g.text, shown)
+        end
+    end)
+
+    it("explains a token and forks another way from it", function()
+        local g = generate { prompt = "Once upon a time", max_tokens = 12, temperature = 0.9, top_k = 5, seed = 1 }
+        local why = g:why(7)
+        assert.is_true(#why >= 20 and why[1].p >= why[2].p)
+        local sum = 0
+        for _, entry in ipairs(why) do sum = sum + entry.after end
+        assert.is_true(math.abs(sum - 1) < 1e-5)
+        assert.truthy(tostring(why):find("token 7", 1, true))
+        assert.has_error(function() g:why(13) end)
+
+        local before = g.session.position
+        local other = g:fork(7, { text = " dragon", max_tokens = 8 })
+        assert.equal(before, g.session.position)
+        for i = 1, 6 do assert.equal(g.ids[i], other.ids[i]) end
+        assert.truthy(tostring(other):find("dragon", 1, true))
+        assert.equal(14, #other.ids)
+        local id = why[2].id
+        assert.equal(id, g:fork(7, { id = id }).ids[7])
+        assert.same(g:fork(7, { seed = 9 }).ids, g:fork(7, { seed = 9 }).ids)
+        assert.same(g.ids, g:fork(7, { seed = 1 }).ids) -- the same draws again
+        assert.equal(0, g:fork(7, { temperature = 0 }).parameters.temperature)
+        assert.has_error(function() g:fork(40) end)
+        assert.has_error(function() g:fork(2, { temprature = 1 }) end,
+            "fork has no parameter 'temprature'; did you mean 'temperature'?")
+        assert.has_error(function() g:resume { max_tokens = "x" } end,
+            "resume: max_tokens must be a whole number, not 'x'")
+        -- The session may have gone elsewhere meanwhile.
+        g.session:rewind(2):step(5)
+        assert.same(g.ids, g:fork(7, { seed = 1 }).ids)
+        assert.equal(12 + 4, #g:resume { max_tokens = 4 }.ids)
+    end)
+
+    it("goes on in a session, and from ids", function()
+        local model = moonloom.current()
+        local session = model:session()
+        session:feed("Once upon")
+        local g = generate { session = session, prompt = " a time", max_tokens = 8, temperature = 0 }
+        assert.equal(" there was a little girl named Lily", g.text:sub(2))
+        assert.same({ 401, 402, 258, 380 }, g.prompt_ids)
+        assert.same(g.ids, generate { ids = { 401, 402, 258, 380 }, max_tokens = 8, temperature = 0 }.ids)
+        assert.has_error(function() generate {} end, "generate needs one of prompt, prompt_file and ids")
+        assert.has_error(function() generate { prompt = "" } end, "the prompt is empty: there is nothing to go on from")
+        assert.has_error(function() generate { ids = { 1, "x" } } end, "'x' is no token id")
+        assert.has_error(function() generate { prompt = "a", prompt_file = "b" } end)
+    end)
+
+    it("uses an edited sampler for the next token, and the old one while the new is broken", function()
+        local uv = require "luv"
+        local folder = assert(uv.fs_mkdtemp("/tmp/moonloom-test-XXXXXX"))
+        local source = assert(io.open(MOONLOOM_HOME .. "/recipes/samplers.lua")):read("*a")
+        local clock = 2e9
+        local function save(text)
+            local file = assert(io.open(folder .. "/samplers.lua", "w"))
+            file:write(text)
+            file:close()
+            clock = clock + 10
+            assert(uv.fs_utime(folder .. "/samplers.lua", clock, clock))
+        end
+        -- A fresh engine, so that the samplers of this run are not touched.
+        save(source)
+        local script = folder .. "/run.lua"
+        local file = assert(io.open(script, "w"))
+        file:write(([=[
+            local uv = require "luv"
+            local moonloom = require "moonloom"
+            local recipe = require "moonloom.recipe.live"
+            local told = {}
+            recipe.reporter = function(problem) told[#told + 1] = problem end
+            local function save(text, clock)
+                local f = assert(io.open("%s/samplers.lua", "w"))
+                f:write(text)
+                f:close()
+                uv.fs_utime("%s/samplers.lua", clock, clock)
+                uv.sleep(60)
+            end
+            local source = io.open("%s/samplers.lua"):read("*a")
+            local changed = source:gsub("function M.choose", "M.choose = function() return 13 end\nlocal function _")
+            local count = 0
+            local g = require "recipes.generate" { prompt = "Once upon a time", max_tokens = 9, chain = { function()
+                count = count + 1
+                if count == 3 then save("return {{", 3e9) uv.sleep(60) recipe.poll() uv.sleep(60) recipe.poll() end
+                if count == 5 then save(changed, 4e9) end
+            end, "greedy" } }
+            io.write(#told, " ", told[1]:match("samplers.lua:1:") or "?", " ", table.concat(g.ids, ","))
+        ]=]):format(folder, folder, folder))
+        file:close()
+        local command = ("MOONLOOM_RECIPES=%s %s/moonloom %s"):format(folder,
+            os.getenv("MOONLOOM_BUILD") or MOONLOOM_HOME .. "/build", script)
+        local pipe = assert(io.popen(command))
+        assert.equal("1 samplers.lua:1: 11,399,289,258,385,13,13,13,13", pipe:read("*a"))
+        pipe:close()
+        os.execute("rm -r " .. folder)
+        assert.same({}, recipe.refresh())
+    end)
+end)
