@@ -359,8 +359,10 @@ int ml_sequence_create(ml_cache *cache, int32_t *sequence);
  * the two writes to it. */
 int ml_sequence_fork(ml_cache *cache, int32_t sequence, int64_t position, int32_t *out);
 /* Forgets everything from `position` on: 0 <= position <= length. Exact at any position, in sliding-window
- * layers too. */
+ * layers too. Full pages that are dropped are kept as prefixes (ml_cache_keep). */
 int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position);
+/* Rewinds without keeping anything as a prefix: for tokens that were only tried, and nobody will ask for again. */
+int ml_sequence_forget(ml_cache *cache, int32_t sequence, int64_t position);
 /* Ends a sequence and releases its pages. */
 int ml_sequence_free(ml_cache *cache, int32_t sequence);
 /* Tokens committed to the sequence, or ML_E_ARGUMENT. */
@@ -417,6 +419,12 @@ int ml_cache_read_policy(const ml_cache *cache, ml_policy *out, uint8_t *bits);
  * are brought up for that. ML_E_IO if the spill file fails: pages stay in memory from then on, until the places are set
  * again. ML_E_INTERRUPTED while pages come up: the next call goes on. */
 int ml_cache_settle(ml_cache *cache);
+/* How many tokens one pass may add to the sequence and give each the numbers that it gets in a pass of its own, with
+ * ml_cache_settle() after every pass: at least 1; INT64_MAX where the policy quantises nothing. A page that a settle
+ * between two tokens would quantise is still plain for all rows of a pass, so the pass has to end where one is due.
+ * Places do not count: they move bytes and change no number. Pages that another sequence shares and has quantised first
+ * are as they are. ML_E_ARGUMENT if there is no such sequence. */
+int64_t ml_sequence_certain(const ml_cache *cache, int32_t sequence);
 /* Where a page can be. */
 enum {
     ML_PLACE_MEMORY = 0,

@@ -286,10 +286,11 @@ const int32_t *ml_sequence_ids(const ml_cache *cache, int32_t sequence) {
     return s ? s->ids : NULL;
 }
 
-int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position) {
+/* Drops the tokens from `position` on; with `keep`, full pages of them stay known as prefixes. */
+static int rewind_to(ml_cache *cache, int32_t sequence, int64_t position, int keep) {
     ml_sequence *s = sequence_at(cache, sequence, position, "rewind");
     if (!s) return ML_E_ARGUMENT;
-    if (pages_for(position) < (size_t)(s->length / ML_PAGE_TOKENS)) ml_prefix_keep(cache, s, 0);
+    if (keep && pages_for(position) < (size_t)(s->length / ML_PAGE_TOKENS)) ml_prefix_keep(cache, s, 0);
     s->length = position;
     if (s->sound > position) s->sound = position;
     if (s->settled > position / ML_PAGE_TOKENS) s->settled = position / ML_PAGE_TOKENS;
@@ -300,6 +301,14 @@ int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position) {
     ml_prefix_settle(cache);
     ml_cache_changed(cache);
     return ML_OK;
+}
+
+int ml_sequence_rewind(ml_cache *cache, int32_t sequence, int64_t position) {
+    return rewind_to(cache, sequence, position, 1);
+}
+
+int ml_sequence_forget(ml_cache *cache, int32_t sequence, int64_t position) {
+    return rewind_to(cache, sequence, position, 0);
 }
 
 void ml_sequence_release(ml_cache *cache, ml_sequence *sequence) {

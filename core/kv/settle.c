@@ -49,8 +49,10 @@ static int check_bits(const ml_cache *cache, const uint8_t *bits, const char *wh
 }
 
 int ml_cache_policy(ml_cache *cache, const ml_policy *policy) {
-    if (policy->hot_tokens < 0 || policy->first_tokens < 0) {
-        return ml_error(ML_E_ARGUMENT, "hot_tokens and first_tokens are 0 or more, not %lld and %lld",
+    const int64_t most = INT64_C(1) << 48; /* so that sums of them stay in range; a saved session has no more */
+    if (policy->hot_tokens < 0 || policy->hot_tokens > most || policy->first_tokens < 0 ||
+        policy->first_tokens > most) {
+        return ml_error(ML_E_ARGUMENT, "hot_tokens and first_tokens are 0 to 2^48, not %lld and %lld",
                         (long long)policy->hot_tokens, (long long)policy->first_tokens);
     }
     const int rotated = policy->rotate != 0;
@@ -183,10 +185,15 @@ static uint8_t *make_room(settle_work *work, const ml_format *format) {
     return data;
 }
 
+/* Whether a page of that format becomes one of the format `goal`: only to be smaller. */
+static int shrinks(const ml_format *format, const ml_format *goal) {
+    return format->bytes > goal->bytes;
+}
+
 /* Puts a page on the list, from wherever it lies: what becomes of it must not depend on that. One that cannot be read
  * stays as it is; who needs it is told. */
 static void add_page(settle_work *work, ml_page *page, const ml_format *format) {
-    if (page->queued || page->format == format || page->format->bytes <= format->bytes) return;
+    if (page->queued || !shrinks(page->format, format)) return;
     if (!page->data && ml_interrupt_pending()) work->interrupted = 1;
     if (work->interrupted || fetch(work, page) != ML_OK) return;
     ml_page *origin = page->origin && page->origin->format == format ? page->origin : NULL;
@@ -201,11 +208,41 @@ static void add_page(settle_work *work, ml_page *page, const ml_format *format) 
     }
 }
 
+/* The first page that the policy has not been applied to yet, but may be once the sequence is longer. */
+static int64_t first_due(const ml_cache *cache, const ml_sequence *sequence) {
+    const int64_t first = (cache->first_tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS;
+    return sequence->settled > first ? sequence->settled : first;
+}
+
+/* The page after the last one that the policy no longer keeps plain. */
+static int64_t end_due(const ml_cache *cache, const ml_sequence *sequence) {
+    const int64_t cold = sequence->length - cache->hot_tokens;
+    return cold > 0 ? cold / ML_PAGE_TOKENS : 0;
+}
+
+/* Whether a settle would quantise one of the pages [first, end) of the sequence. */
+static int changes_pages(const ml_cache *cache, const ml_sequence *sequence, int64_t first, int64_t end) {
+    for (int64_t i = first * cache->layers; i < end * cache->layers; i++) {
+        if (shrinks(sequence->pages[i]->format, cache->goal[i % cache->layers])) return 1;
+    }
+    return 0;
+}
+
+int64_t ml_sequence_certain(const ml_cache *cache, int32_t sequence) {
+    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    if (!s) return ML_E_ARGUMENT;
+    int lossy = 0;
+    for (int32_t l = 0; cache->goal && l < cache->layers; l++) lossy |= shrinks(cache->plain, cache->goal[l]);
+    if (!lossy) return INT64_MAX;
+    const int64_t first = first_due(cache, s), end = end_due(cache, s), next = first > end ? first : end;
+    if (changes_pages(cache, s, first, end)) return 1;
+    return (next + 1) * ML_PAGE_TOKENS + cache->hot_tokens - s->length;
+}
+
 static void settle_sequence(settle_work *work, ml_sequence *sequence) {
     const ml_cache *cache = work->cache;
-    const int64_t first = (cache->first_tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS;
-    const int64_t cold = sequence->length - cache->hot_tokens, last = cold > 0 ? cold / ML_PAGE_TOKENS : 0;
-    int64_t page = sequence->settled > first ? sequence->settled : first;
+    const int64_t last = end_due(cache, sequence);
+    int64_t page = first_due(cache, sequence);
     while (page < last) {
         const int64_t end = last - page < RUN ? last : page + RUN;
         for (int64_t i = 0; i < cache->layers * (end - page) && !work->full && !work->interrupted; i++) {

@@ -135,6 +135,95 @@ describe("a policy for keys and values", function()
         moonloom.isa(used)
     end)
 
+    local function certain(session)
+        return C.ml_sequence_certain(session:shared_cache().handle, session.sequence)
+    end
+
+    -- The ids up to `last` in passes of all that is certain, after one token. rows[position]: bytes of its logits.
+    local function feed_certain(session, last, rows)
+        while session.position < last do
+            local at, count = session.position, tonumber(certain(session))
+            local stop = math.min(at + count, last)
+            session:feed(slice(ids, at + 1, stop), { chunk = count, each = function(position, logits)
+                rows[position] = bytes_of(logits)
+            end })
+        end
+        return rows
+    end
+
+    -- The bytes of the logits of the row after all that is certain, in the same pass.
+    local function one_too_many(kv, from)
+        local session, bytes = new(kv, 1), nil
+        feed_certain(session, from, {})
+        local stop = from + tonumber(certain(session)) + 1
+        session:feed(slice(ids, from + 1, stop), { chunk = stop, each = function(_, logits) bytes = bytes_of(logits) end })
+        session:close()
+        return bytes, stop - 1
+    end
+
+    it("tells how many tokens of one pass are certain to be those of passes of their own", function()
+        for _, first in ipairs { 0, 65 } do
+            for _, hot in ipairs { 0, 64, 100, 128 } do
+                local kv = { bits = 4, hot_tokens = hot, first_tokens = first }
+                local one, many, alone = new(kv, 1), new(kv, 1), {}
+                for i = 2, 450 do
+                    one:step(ids[i])
+                    alone[i - 1] = bytes_of(one:logits())
+                end
+                for position, bytes in pairs(feed_certain(many, 450, {})) do
+                    assert.is_true(alone[position] == bytes, ("hot %d, position %d"):format(hot, position))
+                end
+                local start = 2 * PAGE + hot % PAGE
+                for _, from in ipairs { start + 2 * PAGE, start + 2 * PAGE + 33 } do
+                    local bytes, position = one_too_many(kv, from)
+                    assert.equal(0, (position - hot) % PAGE) -- a page turned cold before it
+                    assert.is_true(alone[position] ~= bytes, ("hot %d, position %d"):format(hot, position))
+                end
+                one:close()
+                many:close()
+            end
+        end
+    end)
+
+    it("counts certain tokens from wherever a sequence stands", function()
+        local function is(expected, session) assert.equal(expected, tonumber(certain(session))) end
+        local session = new(nil, 200)
+        assert.equal(9223372036854775807LL, certain(session))
+        session:policy { bits = 16, hot_tokens = 0, window = "keep" }
+        assert.equal(9223372036854775807LL, certain(session))
+        local cache = session:shared_cache()
+        session:policy { key_bits = { [1] = 8, default = 16 }, hot_tokens = 0, window = "keep" } -- settles
+        is(56, session)
+        session:rewind(150) -- in the middle of a quantised page
+        is(42, session)
+        session:policy { bits = 4, hot_tokens = 100, window = "keep" }
+        is(14, session) -- token 164 makes it page 0; that of layer 1 is quantised, the others are not
+        session:rewind(0)
+        is(164, session)
+        session:close()
+
+        -- A policy that is set and not applied yet: the first settle changes what is behind the next token.
+        session = new(nil, 200)
+        cache = session:shared_cache()
+        local bits = ffi.new("uint8_t[?]", layers * model:config().kv_heads)
+        ffi.fill(bits, ffi.sizeof(bits), 8)
+        local policy = ffi.new("ml_policy", { 64, 0, bits, bits, 1 })
+        check(C.ml_cache_policy(cache.handle, policy))
+        is(1, session)
+        check(C.ml_cache_settle(cache.handle))
+        is(56, session)
+        policy.first_tokens = 300
+        check(C.ml_cache_policy(cache.handle, policy))
+        is(5 * PAGE + 64 + PAGE - 200, session) -- page 5 is the first that turns
+        local fork = session:fork(100) -- its first page is quantised already
+        is(5 * PAGE + 64 + PAGE - 100, fork)
+        policy.first_tokens = 2LL ^ 50
+        assert.equal(C.ML_E_ARGUMENT, C.ml_cache_policy(cache.handle, policy))
+        assert.equal(C.ML_E_ARGUMENT, tonumber(C.ml_sequence_certain(cache.handle, 77)))
+        fork:close()
+        session:close()
+    end)
+
     it("quantises a page that forks share once, for all of them", function()
         local one = new({}, 300)
         local two, three = one:fork(), one:fork(130)

@@ -112,6 +112,29 @@ describe("a prefix", function()
         session:close()
     end)
 
+    it("is not what ml_sequence_forget() cuts off: rows that were only tried leave nothing behind", function()
+        local session = model:session()
+        session:feed(part(1, 100))
+        session:feed(part(501, 811)) -- drafts: pages 2 to 6 are theirs alone
+        local function kept() return tonumber(C.ml_cache_kept(session:shared_cache().handle)) end
+        local function rewind(call, position) ml.check(call(session:shared_cache().handle, session.sequence, position)) end
+        rewind(C.ml_sequence_forget, 100)
+        assert.equal(100, session.position)
+        assert.equal(0, kept())
+        assert.equal(0, session:sync(part(1, 100)))
+        session:feed(part(101, 400))
+        assert.equal(0, session.adopted)
+        local expected = copy(session)
+        rewind(C.ml_sequence_rewind, 100)
+        assert.is_true(kept() > 0)
+        session:feed(part(101, 400))
+        assert.equal(284, session.adopted) -- six pages
+        assert.same(expected, copy(session))
+        assert.equal(C.ML_E_ARGUMENT, C.ml_sequence_forget(session:shared_cache().handle, session.sequence, 401))
+        assert.equal("cannot rewind sequence 0 at position 401: it has 400 tokens", ffi.string(C.ml_last_error()))
+        session:close()
+    end)
+
     it("tells apart what differs before it", function()
         local a, b = part(1, 200), part(1, 200)
         b[3] = 99
