@@ -3,6 +3,7 @@ local ffi = require "ffi"
 local given = require "moonloom._core.expect"
 local ml = require "moonloom._core.ffi"
 local batch = require "moonloom.batch"
+local caches = require "moonloom.cache.cache"
 local policy = require "moonloom.cache.policy"
 local progress = require "moonloom._core.progress"
 local session = require "moonloom.session"
@@ -117,7 +118,7 @@ function Model:cache(kind, kv)
     local key = kv and kind .. " " .. kv or kind
     local entry = self._caches[key]
     if not entry then
-        entry = { session.shared_cache(self, kind, kv) }
+        entry = { caches.shared(self, kind, kv) }
         self._caches[key] = entry
     end
     return entry[1]

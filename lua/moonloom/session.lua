@@ -2,6 +2,7 @@
 --
 -- The cache is the truth: session.position tokens are in it, whatever was interrupted, and session:tokens() are those.
 -- It is shared by the sessions of a model: one that begins like another starts where the two part.
+local caches = require "moonloom.cache.cache"
 local ffi = require "ffi"
 local given = require "moonloom._core.expect"
 local interrupt = require "moonloom._core.interrupt"
@@ -17,90 +18,6 @@ local M = {}
 local CHUNK, CHUNK_WITH_LOGITS, LARGE_VOCABULARY = 512, 64, 16384
 
 local Session = {}
-
--- ---- the cache that the sessions of a model share; it goes with the last of them and the model
-
-local Cache = {}
-Cache.__index = Cache
-
-local caches = setmetatable({}, { __mode = "k" }) -- all that there are
-
-local dtypes = { bf16 = C.ML_BF16, f32 = C.ML_F32 }
-
-local function new_cache(model, kind, kept)
-    local dtype = dtypes[kind] or error(("a cache is bf16 or f32, not '%s'"):format(tostring(kind)), 0)
-    local out = ffi.new("ml_cache *[1]")
-    check(C.ml_cache_create(model:handle(), dtype, out))
-    local status = C.ml_cache_keep(out[0], kept)
-    if status == C.ML_OK and policy.memory > 0 then
-        status = C.ml_cache_places(out[0], ffi.new("ml_places", { memory = policy.memory }))
-    end
-    if status ~= C.ML_OK then C.ml_cache_free(out[0]) end
-    check(status)
-    local cache = setmetatable({ handle = out[0], kind = kind, knows = kept > 0, users = 0, dropped = {},
-        config = model:config() }, Cache)
-    caches[cache] = true
-    return cache
-end
-
--- A cache with a policy. One that is refused leaves nothing behind.
-local function policy_cache(model, kind, kept, kv)
-    local cache = new_cache(model, kind, kept)
-    local fine, problem = pcall(cache.govern, cache, kv)
-    if not fine then
-        caches[cache] = nil
-        C.ml_cache_free(cache.handle)
-        error(problem, 0)
-    end
-    return cache
-end
-
---- Puts the cache under a policy: see moonloom.policy.
-function Cache:govern(kv)
-    local chosen = policy.choose(kv)
-    chosen:apply(self.handle, self.config, 0, self.policy)
-    self.policy = chosen -- whatever becomes of what follows: it is in force
-    check(C.ml_cache_settle(self.handle))
-end
-
---- After a pass that came to `position`: takes up a changed policy, and applies it.
-function Cache:settle(position)
-    if self.policy then self.policy:follow(self.handle, self.config, position) end
-    check(C.ml_cache_settle(self.handle))
-end
-
--- One user less. What finalizers hold, as the cache, must not lead to the model or a session.
-function Cache:leave()
-    self.users = self.users - 1
-    if self.users == 0 then
-        C.ml_cache_free(self.handle)
-        self.handle = nil
-    end
-end
-
--- Finalizers only note what is to be ended: one may run in the middle of a forward pass, which a change would void.
-function Cache:drop(ending)
-    self.dropped[#self.dropped + 1] = ending
-    if #self.dropped == self.users then self:sweep() end
-end
-
---- Ends what was collected. For whatever begins something.
-function Cache:sweep()
-    local list = self.dropped
-    if #list == 0 then return end
-    self.dropped = {}
-    for _, ending in ipairs(list) do ending() end
-end
-
---- The cache of that kind which all sessions of `model` with the policy `kv` (a name, or nil) share, made on demand.
---- The model holds it with what it returns second: give that to ffi.gc() to let go.
-function M.shared_cache(model, kind, kv)
-    local cache = kv and policy_cache(model, kind, model.prefixes, kv) or new_cache(model, kind, model.prefixes)
-    cache.users = 1
-    return cache, ffi.gc(ffi.new("char[1]"), function()
-        cache:drop(function() cache:leave() end)
-    end)
-end
 
 -- All sessions that are not closed.
 local open = setmetatable({}, { __mode = "k" })
@@ -125,26 +42,19 @@ end
 --- Closes all sessions, so that the store has them.
 function M.close_all()
     for session in pairs(open) do session:close() end
-    for cache in pairs(caches) do cache:sweep() end
+    caches.sweep_all()
 end
 
 --- An empty session of `model` whose cache is of `kind`, "bf16" (default) or "f32"; with `alone` it has a cache of its
 --- own, which remembers no prefixes. `kv` is the policy of the cache (see moonloom.policy), or nil.
 function M.new(model, kind, alone, kv)
     kind = kind or "bf16"
-    local cache
-    if not alone then
-        cache = model:cache(kind, kv)
-    elseif kv then
-        cache = policy_cache(model, kind, 0, kv)
-    else
-        cache = new_cache(model, kind, 0)
-    end
+    local cache = alone and caches.new(model, kind, 0, kv) or model:cache(kind, kv)
     local out = ffi.new("int32_t[1]")
     cache:sweep()
     local status = C.ml_sequence_create(cache.handle, out)
     if status ~= C.ML_OK then
-        if alone then C.ml_cache_free(cache.handle) end
+        if alone then cache:free() end
         check(status)
     end
     return new_session(model, cache, out[0])
