@@ -11,6 +11,7 @@
  *   - Nothing here prints, exits, aborts or calls back. One thread at a time may use one handle and
  *     what hangs on it; ml_interrupt_set() is the exception: it is safe in a signal handler.
  *
+ * It is one file, long as it is, because it is read as a whole: by the compiler, by ffi.cdef, by people.
  * Between the two cdef marks this file is plain C99 that LuaJIT's ffi.cdef takes as it is: lua/ reads
  * it from here at run time, and `?name` at the prompt prints the comment above a declaration.
  */
