@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include "dtype/blocks.h"
 #include "kernels/avx2_lanes.c.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 
 #include <immintrin.h>
 #include <stddef.h>

@@ -2,7 +2,7 @@
  * multiplied as bytes (vpmaddubsw: sums of four products of at most 15 * 127 fit its int16). */
 #if defined(__x86_64__)
 #include "kernels/avx2_lanes.c.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 
 enum { MOST8 = 4, WIDE8 = 4, MIDDLE8 = 128, MOST4 = 4, WIDE4 = 4 };
 

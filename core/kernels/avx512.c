@@ -3,7 +3,7 @@
 #include "base/cpu.h"
 #include "dtype/blocks.h"
 #include "kernels/avx512_lanes.c.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 
 #include <immintrin.h>
 #include <stddef.h>

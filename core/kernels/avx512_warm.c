@@ -3,7 +3,7 @@
 #if defined(__x86_64__)
 #include "kernels/avx512_bytes.c.h"
 #include "kernels/avx512_lanes.c.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 
 enum { MOST8 = 8, WIDE8 = 4, MIDDLE8 = 128, MOST4 = 8, WIDE4 = 8 };
 

@@ -4,7 +4,7 @@
 #include "base/cpu.h"
 #include "dtype/blocks.h"
 #include "dtype/dtype.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 #include "kernels/neon_lanes.c.h"
 
 #include <stddef.h>

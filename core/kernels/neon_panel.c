@@ -9,7 +9,7 @@
 #if defined(__aarch64__)
 #include "dtype/blocks.h"
 #include "dtype/dtype.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 
 #include <arm_neon.h>
 #include <string.h>

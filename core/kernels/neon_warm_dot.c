@@ -3,7 +3,7 @@
  * are loaded. (USDOT of i8mm would save that one XOR for 16 codes of all queries, which is not worth a third file.)
  * Compiled and run under qemu only, never timed. */
 #if defined(__aarch64__)
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 #include "kernels/neon_lanes.c.h"
 
 enum { MOST8 = 4, WIDE8 = 4, MIDDLE8 = 0, MOST4 = 8, WIDE4 = 8 };

@@ -18,7 +18,7 @@
 #include "base/memory.h"
 #include "dtype/blocks.h"
 #include "dtype/dtype.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
  * rounding small and lets any compiler use the vectors that its target has. */
 #include "dtype/decode.h"
 #include "dtype/dtype.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /* Attention to quantised pages, the reference: plain C that is obviously right. */
 #include "dtype/decode.h"
 #include "dtype/dtype.h"
-#include "kernels/kernels.h"
+#include "kernels/set.h"
 
 #include <math.h>
 
