@@ -14,7 +14,7 @@
 
 void ml_cache_changed(ml_cache *cache) {
     static atomic_ullong last;
-    ml_stream_halt(cache);
+    cache->quiesce(cache);
     cache->epoch = atomic_fetch_add(&last, 1) + 1;
 }
 
@@ -24,6 +24,8 @@ int ml_cache_create(ml_model *model, int dtype, ml_cache **out) {
     }
     ml_cache *cache = ml_calloc(1, sizeof *cache);
     if (!cache) return ML_E_MEMORY;
+    cache->reclaim = ml_place_room;
+    cache->quiesce = ml_stream_halt;
     ml_cache_changed(cache);
     cache->model = model;
     cache->dtype = dtype;
@@ -102,10 +104,10 @@ static int add_slab(ml_cache *cache) {
     return ML_OK;
 }
 
-uint8_t *ml_page_room(ml_cache *cache, int64_t bytes) {
+uint8_t *ml_page_room(ml_cache *cache, int64_t bytes, int how_far) {
     void *data;
     while (ml_pool_take(cache->pool, bytes, &data) != ML_OK) {
-        if (ml_place_room(cache)) continue;
+        if (cache->reclaim(cache, how_far)) continue;
         return ml_pool_take(cache->pool, bytes, &data) == ML_OK ? data : NULL; /* tells again what is wrong */
     }
     return data;
@@ -113,7 +115,7 @@ uint8_t *ml_page_room(ml_cache *cache, int64_t bytes) {
 
 ml_page *ml_page_take(ml_cache *cache, const ml_format *format, int32_t layer) {
     if (!cache->free_pages && add_slab(cache) != ML_OK) return NULL;
-    uint8_t *data = ml_page_room(cache, format->bytes);
+    uint8_t *data = ml_page_room(cache, format->bytes, ML_RECLAIM_SEQUENCES);
     if (!data) return NULL;
     ml_page *page = cache->free_pages;
     cache->free_pages = page->next;
@@ -148,7 +150,7 @@ void ml_page_release(ml_cache *cache, ml_page *page) {
 }
 
 void ml_page_replace(ml_cache *cache, ml_page *page, const ml_format *format, uint8_t *data) {
-    ml_stream_halt(cache);
+    cache->quiesce(cache);
     ml_page_forget_copy(page);
     ml_page_count(cache, page, format->bytes - page->format->bytes);
     cache->warm_pages += page->format->plain - format->plain;
@@ -344,7 +346,7 @@ static int open_page(ml_cache *cache, ml_sequence *sequence, size_t slot, int32_
     if (page->references > 1 || !page->format->plain) {
         ml_page *own = ml_page_take(cache, cache->plain, page->layer);
         if (!own) return ML_E_MEMORY;
-        int status = ml_page_raise(cache, page);
+        int status = ml_page_raise(cache, page, ML_RECLAIM_SEQUENCES);
         if (status != ML_OK) {
             ml_page_release(cache, own);
             return status;
@@ -356,7 +358,7 @@ static int open_page(ml_cache *cache, ml_sequence *sequence, size_t slot, int32_
         ml_page_release(cache, page);
         sequence->pages[slot] = page = own;
     }
-    int status = ml_page_raise(cache, page);
+    int status = ml_page_raise(cache, page, ML_RECLAIM_SEQUENCES);
     if (status != ML_OK) return status;
     ml_page_forget_copy(page);
     if (page->frozen > keep) page->frozen = keep;

@@ -60,8 +60,17 @@ typedef struct ml_sequence {
     const char *isa;  /* its name, of that very pointer; NULL while sound is 0 */
 } ml_sequence;
 
+/* How far reclaim() may go to make room. */
+enum {
+    ML_RECLAIM_PAGES,    /* pages go down, what only prefixes show is forgotten */
+    ML_RECLAIM_SEQUENCES /* and a sequence is given up where the places allow that */
+};
+
 struct ml_cache {
     ml_model *model; /* retained */
+    /* What pages ask of those above them (set by ml_cache_create): */
+    int (*reclaim)(ml_cache *cache, int how_far); /* makes some room in the pool; 0: there is nothing left to do */
+    void (*quiesce)(ml_cache *cache);             /* nobody reads pages ahead any more: they may change */
     int dtype;
     int32_t layers, kv_heads, head_dim;
     int32_t window;         /* of the layer with the widest; 0: none has one */
@@ -114,9 +123,9 @@ const ml_format *ml_cache_format(ml_cache *cache, int rotated, const uint8_t *ke
 /* One more holder of a page; one less, and the page is free after the last. */
 void ml_page_hold(ml_cache *cache, ml_page *page);
 void ml_page_release(ml_cache *cache, ml_page *page);
-/* Room for the data of a page of `bytes`, from the pool; if there is none, kept prefixes go, pages go down, or a
- * sequence is given up. Pages that are queued stay. NULL without memory. */
-uint8_t *ml_page_room(ml_cache *cache, int64_t bytes);
+/* Room for the data of a page of `bytes`, from the pool; if there is none, what cache->reclaim() makes by going so far.
+ * Pages that are queued stay. NULL without memory. */
+uint8_t *ml_page_room(ml_cache *cache, int64_t bytes, int how_far);
 /* Gives a page in memory other data, in another format; all who show it see that. Its old data goes back to the pool,
  * what was packed is forgotten. */
 void ml_page_replace(ml_cache *cache, ml_page *page, const ml_format *format, uint8_t *data);

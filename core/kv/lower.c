@@ -200,7 +200,7 @@ static void finish(lowering *w) {
 
 static int begin(lowering *w) {
     if (w->packed) return ML_OK;
-    ml_stream_halt(w->cache);
+    w->cache->quiesce(w->cache);
     w->bound = ml_packed_bound(ml_place_largest(w->cache));
     int status = ml_place_porters(w->cache);
     if (status == ML_OK) w->packed = ml_alloc_aligned(ROUND, w->bound);
@@ -353,12 +353,13 @@ static int evict(ml_cache *cache) {
     return 1;
 }
 
-int ml_place_room(ml_cache *cache) {
+int ml_place_room(ml_cache *cache, int how_far) {
     /* There may be room, but in pieces that are too small: more has to go, until some lie together. */
     const int64_t room = -excess(cache, 0), more = cache->places.memory / 8 + (room > 0 ? room : 0);
     if (lower_kept(cache, more) > 0) return 1;
     if (cache->bytes_kept > 0 && ml_prefix_forget(cache)) return 1;
-    return cache->places.memory > 0 && (lower_all(cache, more) > 0 || evict(cache));
+    if (cache->places.memory == 0) return 0;
+    return lower_all(cache, more) > 0 || (how_far == ML_RECLAIM_SEQUENCES && evict(cache));
 }
 
 void ml_place_lower(ml_cache *cache) {
@@ -381,7 +382,7 @@ static int shrink(ml_cache *cache) {
     ml_pool_stats(cache->pool, &info);
     if (info.budget == 0 || info.reserved <= info.budget) return ML_OK;
     int status;
-    while ((status = ml_place_move(cache)) == ML_E_MEMORY && ml_place_room(cache)) {
+    while ((status = ml_place_move(cache)) == ML_E_MEMORY && cache->reclaim(cache, ML_RECLAIM_SEQUENCES)) {
     }
     return status;
 }

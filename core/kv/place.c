@@ -101,12 +101,12 @@ void ml_page_restore(ml_cache *cache, ml_page *page, uint8_t *data) {
     ml_page_count(cache, page, ml_page_held(page) - before);
 }
 
-int ml_page_raise(ml_cache *cache, ml_page *page) {
+int ml_page_raise(ml_cache *cache, ml_page *page, int how_far) {
     if (page->data) return ML_OK;
-    ml_stream_halt(cache);
+    cache->quiesce(cache);
     int status = ml_place_porters(cache);
     if (status != ML_OK) return status;
-    uint8_t *data = ml_page_room(cache, page->format->bytes);
+    uint8_t *data = ml_page_room(cache, page->format->bytes, how_far);
     if (!data) return ML_E_MEMORY;
     status = ml_page_fetch(page, &cache->porters[0], data);
     if (status != ML_OK) {
@@ -124,7 +124,7 @@ void ml_page_forget_copy(ml_page *page) {
 }
 
 void ml_page_empty(ml_cache *cache, ml_page *page) {
-    ml_stream_halt(cache);
+    cache->quiesce(cache);
     ml_pool_give(cache->pool, page->data, page->format->bytes);
     ml_pool_give(cache->pool, page->packed, page->packed_bytes);
     if (!page->data) cache->absent_pages[page->layer]--;

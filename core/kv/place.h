@@ -28,8 +28,9 @@ int ml_page_fetch(const ml_page *page, ml_porter *porter, uint8_t *out);
 size_t ml_page_pack(const ml_page *page, ml_packer *packer, uint8_t *out);
 /* Makes `data`, which ml_page_fetch() filled, the page's own: it is in memory again. */
 void ml_page_restore(ml_cache *cache, ml_page *page, uint8_t *data);
-/* Brings a page back into memory, if it is not there. On failure it stays where it was. */
-int ml_page_raise(ml_cache *cache, ml_page *page);
+/* Brings a page back into memory, if it is not there; ML_RECLAIM_...: how far to go for it. On failure it stays where
+ * it was. */
+int ml_page_raise(ml_cache *cache, ml_page *page, int how_far);
 /* Forgets the packed copy of a page that is in memory: it is about to be changed. */
 void ml_page_forget_copy(ml_page *page);
 /* Gives back what a page has that nobody shows any more. */
@@ -45,9 +46,9 @@ int ml_place_settle(ml_cache *cache);
 /* Puts pages down until `bytes` more are within the budget, as far as that is possible: first those that only prefixes
  * show, which are forgotten where there is no disk for them. */
 void ml_place_prepare(ml_cache *cache, int64_t bytes);
-/* Makes some room where the pool has none: in the same order, then gives a sequence up. 0 if there is nothing left to
- * do. */
-int ml_place_room(ml_cache *cache);
+/* Makes some room where the pool has none, in the same order; with ML_RECLAIM_SEQUENCES gives a sequence up last. 0 if
+ * there is nothing left to do. */
+int ml_place_room(ml_cache *cache, int how_far);
 /* Moves all that the cache has in memory to a pool of its budget. ML_E_MEMORY, and nothing is changed, if it does not
  * fit. */
 int ml_place_move(ml_cache *cache);

@@ -160,13 +160,14 @@ static void convert_list(settle_work *work) {
     work->count = 0;
 }
 
-/* Brings a page into memory, to stay there while it is queued. Without room for it, what is on the list makes some. */
+/* Brings a page into memory, to stay there while it is queued. Without room for it, what is on the list makes some:
+ * that is not worth a sequence. */
 static int fetch(settle_work *work, ml_page *page) {
     page->queued++;
-    int status = ml_page_raise(work->cache, page);
+    int status = ml_page_raise(work->cache, page, ML_RECLAIM_PAGES);
     if (status == ML_E_MEMORY && work->count > 0) {
         convert_list(work);
-        status = ml_page_raise(work->cache, page);
+        status = ml_page_raise(work->cache, page, ML_RECLAIM_PAGES);
     }
     if (status == ML_OK) return ML_OK;
     page->queued--;
@@ -176,10 +177,10 @@ static int fetch(settle_work *work, ml_page *page) {
 
 /* Room for what a page becomes, likewise. */
 static uint8_t *make_room(settle_work *work, const ml_format *format) {
-    uint8_t *data = ml_page_room(work->cache, format->bytes);
+    uint8_t *data = ml_page_room(work->cache, format->bytes, ML_RECLAIM_PAGES);
     if (!data && work->count > 0) {
         convert_list(work);
-        data = ml_page_room(work->cache, format->bytes);
+        data = ml_page_room(work->cache, format->bytes, ML_RECLAIM_PAGES);
     }
     work->full |= !data;
     return data;
@@ -257,13 +258,10 @@ static void settle_sequence(settle_work *work, ml_sequence *sequence) {
 
 int ml_cache_settle(ml_cache *cache) {
     settle_work work = {.cache = cache};
-    const int evict = cache->places.evict;
-    cache->places.evict = 0; /* room for this is not worth a sequence */
     for (size_t i = 0; cache->goal && i < cache->count && !work.full && !work.interrupted; i++) {
         if (cache->sequences[i].used) settle_sequence(&work, &cache->sequences[i]);
     }
     convert_list(&work);
-    cache->places.evict = evict;
     if (work.changed) ml_cache_changed(cache);
     int status = ml_place_settle(cache);
     return status == ML_OK && work.interrupted ? ml_error(ML_E_INTERRUPTED, "interrupted") : status;

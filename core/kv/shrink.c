@@ -71,7 +71,7 @@ static void move_pieces(ml_cache *cache, piece *list, size_t count) {
 
 int ml_place_move(ml_cache *cache) {
     ml_pool *pool = NULL;
-    ml_stream_halt(cache);
+    cache->quiesce(cache);
     const size_t count = list_pieces(cache, NULL);
     piece *list = ml_calloc(count + 1, sizeof *list);
     int status = list ? make_pool(cache, &pool) : ML_E_MEMORY;

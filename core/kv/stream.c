@@ -160,7 +160,7 @@ uint8_t **ml_stream_area(ml_cache *cache, int i, int64_t *bytes) {
 /* Both areas, or none. */
 static int take_areas(ml_cache *cache, int64_t bytes, uint8_t *areas[2]) {
     for (int i = 0; i < 2; i++) {
-        areas[i] = ml_page_room(cache, bytes);
+        areas[i] = ml_page_room(cache, bytes, ML_RECLAIM_SEQUENCES);
         if (areas[i]) continue;
         if (i > 0) ml_pool_give(cache->pool, areas[0], bytes);
         return ML_E_MEMORY;

@@ -156,7 +156,9 @@ describe("a policy for keys and values", function()
         local session, bytes = new(kv, 1), nil
         feed_certain(session, from, {})
         local stop = from + tonumber(certain(session)) + 1
-        session:feed(slice(ids, from + 1, stop), { chunk = stop, each = function(_, logits) bytes = bytes_of(logits) end })
+        session:feed(slice(ids, from + 1, stop), { chunk = stop, each = function(_, logits)
+            bytes = bytes_of(logits)
+        end })
         session:close()
         return bytes, stop - 1
     end
@@ -191,7 +193,6 @@ describe("a policy for keys and values", function()
         assert.equal(9223372036854775807LL, certain(session))
         session:policy { bits = 16, hot_tokens = 0, window = "keep" }
         assert.equal(9223372036854775807LL, certain(session))
-        local cache = session:shared_cache()
         session:policy { key_bits = { [1] = 8, default = 16 }, hot_tokens = 0, window = "keep" } -- settles
         is(56, session)
         session:rewind(150) -- in the middle of a quantised page
@@ -204,7 +205,7 @@ describe("a policy for keys and values", function()
 
         -- A policy that is set and not applied yet: the first settle changes what is behind the next token.
         session = new(nil, 200)
-        cache = session:shared_cache()
+        local cache = session:shared_cache()
         local bits = ffi.new("uint8_t[?]", layers * model:config().kv_heads)
         ffi.fill(bits, ffi.sizeof(bits), 8)
         local policy = ffi.new("ml_policy", { 64, 0, bits, bits, 1 })

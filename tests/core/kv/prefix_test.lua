@@ -117,7 +117,9 @@ describe("a prefix", function()
         session:feed(part(1, 100))
         session:feed(part(501, 811)) -- drafts: pages 2 to 6 are theirs alone
         local function kept() return tonumber(C.ml_cache_kept(session:shared_cache().handle)) end
-        local function rewind(call, position) ml.check(call(session:shared_cache().handle, session.sequence, position)) end
+        local function rewind(call, position)
+            ml.check(call(session:shared_cache().handle, session.sequence, position))
+        end
         rewind(C.ml_sequence_forget, 100)
         assert.equal(100, session.position)
         assert.equal(0, kept())
