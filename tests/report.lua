@@ -41,7 +41,8 @@ return function()
     busted.subscribe({ "suite", "end" }, function()
         show_new()
         local failed = #handler.failures + #handler.errors
-        say(("%d passed, %d failed, %d skipped"):format(handler.successesCount, failed, #handler.pendings))
+        if #handler.pendings > 0 then say(("%d skipped"):format(#handler.pendings)) end
+        say(("%d passed, %d failed"):format(handler.successesCount, failed))
         return nil, true
     end)
     return handler

@@ -4,8 +4,8 @@
 #include "base/cpu.h"
 #include "dtype/blocks.h"
 #include "dtype/dtype.h"
-#include "kernels/set.h"
 #include "kernels/neon_lanes.c.h"
+#include "kernels/set.h"
 
 #include <stddef.h>
 

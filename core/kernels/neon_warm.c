@@ -2,8 +2,8 @@
  * codes of 8 bits are widened and multiplied with int16 into int32 (smlal), codes of 4 bits as bytes into int16 (smull,
  * smlal: sums of four products of at most 15 * 127). Compiled and run under qemu only, never timed. */
 #if defined(__aarch64__)
-#include "kernels/set.h"
 #include "kernels/neon_lanes.c.h"
+#include "kernels/set.h"
 
 enum { MOST8 = 8, WIDE8 = 8, MIDDLE8 = 128, MOST4 = 4, WIDE4 = 4 };
 

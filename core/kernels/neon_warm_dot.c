@@ -3,8 +3,8 @@
  * are loaded. (USDOT of i8mm would save that one XOR for 16 codes of all queries, which is not worth a third file.)
  * Compiled and run under qemu only, never timed. */
 #if defined(__aarch64__)
-#include "kernels/set.h"
 #include "kernels/neon_lanes.c.h"
+#include "kernels/set.h"
 
 enum { MOST8 = 4, WIDE8 = 4, MIDDLE8 = 0, MOST4 = 8, WIDE4 = 8 };
 
