@@ -158,15 +158,15 @@ describe("bench", function()
     end)
 
     it("keeps the rows that are there after Ctrl-C", function()
-        local value = require("recipes.bench")
-        local measure, cases = value.measure, 0
-        value.measure = function(...)
+        local value = require "moonloom.bench.measure"
+        local measure, cases = value.case, 0
+        value.case = function(...)
             cases = cases + 1
             if cases == 2 then C.ml_interrupt_set(1) end
             return measure(...)
         end
         local fine, got = pcall(bench, { pp = { 4 }, tg = { 2 }, depth = { 0, 9 }, reps = 1 })
-        value.measure = measure
+        value.case = measure
         C.ml_interrupt_set(0)
         assert.is_true(fine, tostring(got))
         assert.same({ "pp4 0 1" }, names(got.rows))
