@@ -65,18 +65,23 @@ function M.use(which)
     end
 end
 
+--- Path of the current model, whether it is loaded or not.
+function M.path()
+    return chosen or ml.home .. "/data/tiny-gpt-oss.gguf"
+end
+
 --- The current model; or another for once: moonloom.current(path or model), nil for the current one.
 function M.current(which)
     if type(which) == "table" and which.tokenizer then return which end
     if which and which ~= chosen then return M.load(which) end
-    current = current or M.load(chosen or ml.home .. "/data/tiny-gpt-oss.gguf")
+    current = current or M.load(M.path())
     return current
 end
 
 --- The tokenizer of the current model, or of another (a path or a loaded model). Where that is not loaded yet, its file
 -- is opened for the vocabulary alone: it need not hold a model that runs.
 function M.tokenizer(which)
-    which = which or current or chosen or ml.home .. "/data/tiny-gpt-oss.gguf"
+    which = which or current or M.path()
     if which == chosen and current then which = current end
     return type(which) == "table" and which.tokenizer or require("moonloom.tokenizer").open(which)
 end

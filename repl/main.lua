@@ -159,16 +159,19 @@ local function exists(path)
     return file ~= nil
 end
 
--- What the first word names: a recipe, else a file.
+local function run_recipe(name, arguments)
+    local code, result = guarded(require("moonloom.recipe.command").run, name, arguments)
+    return code ~= 0 and code or tonumber(result) or 0
+end
+
+-- What the first words name: a recipe (two for one such as bench_compare), else a file.
 local function run_word(word, arguments)
     if word == "-" then return run_file(word, arguments) end
-    local names = recipes.names()
-    for _, name in ipairs(names) do
-        if name == word then
-            local code, result = guarded(require("moonloom.recipe.command").run, word, arguments)
-            return code ~= 0 and code or tonumber(result) or 0
-        end
-    end
+    local names, known = recipes.names(), {}
+    for _, name in ipairs(names) do known[name] = true end
+    local both = word .. "_" .. (arguments[1] or "")
+    if known[both] then return run_recipe(both, { unpack(arguments, 2) }) end
+    if known[word] then return run_recipe(word, arguments) end
     if exists(word) then return run_file(word, arguments) end
     if word:find("[./]") then wrong_usage("there is no file '%s'", word) end
     local similar = suggest.nearest(word, names)

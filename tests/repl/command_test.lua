@@ -101,7 +101,7 @@ describe("the command", function()
         for _, name in ipairs(require("moonloom.recipe.live").names()) do
             local out, err, code = run { name, "--help" }
             assert.equal(0, code, err)
-            assert.truthy(out:find("usage: moonloom " .. name, 1, true))
+            assert.truthy(out:find("usage: moonloom " .. name:gsub("_", " "), 1, true))
             assert.truthy(out:find("--json", 1, true))
         end
         assert.truthy(run({ "generate", "--help" }):find("--max-tokens N", 1, true))

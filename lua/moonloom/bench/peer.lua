@@ -1,8 +1,9 @@
 --- What another program measured on the same model: the JSON that llama.cpp's llama-bench writes (`llama-bench -o
 --- json`, tools/llama-bench/README.md there): an array of objects with n_prompt, n_gen, n_depth, n_threads, avg_ts,
---- stddev_ts (tokens per second), model_type, build_commit.
+--- stddev_ts, samples_ts (tokens per second), model_type, build_commit.
 local json = require "moonloom.file.json"
 local read_file = require "moonloom._core.read_file"
+local statistics = require "moonloom.bench.statistics"
 
 local M = {}
 
@@ -16,7 +17,17 @@ local function number(path, i, entry, name, default)
     error(("%s is no result of llama-bench -o json: %s of entry %d is not a number from 0 up"):format(path, name, i), 0)
 end
 
--- One entry as { test, depth, threads, mean, sd }; nil for one that mixes prompt and generation.
+-- The median of what samples_ts lists; the mean where it is not there.
+local function median(entry, mean)
+    local list = entry.samples_ts
+    if type(list) ~= "table" or #list == 0 then return mean end
+    for _, value in ipairs(list) do
+        if type(value) ~= "number" then return mean end
+    end
+    return statistics.median(list)
+end
+
+-- One entry as { test, depth, threads, mean, median, sd }; nil for one that mixes prompt and generation.
 local function read_entry(path, i, entry)
     if type(entry) ~= "table" then
         error(("%s is no result of llama-bench -o json: entry %d is not an object"):format(path, i), 0)
@@ -29,12 +40,13 @@ local function read_entry(path, i, entry)
         mean = number(path, i, entry, "avg_ts"),
         sd = number(path, i, entry, "stddev_ts"),
     }
+    found.median = median(entry, found.mean)
     if found.mean == 0 then error(("%s: avg_ts of entry %d is 0: that run failed"):format(path, i), 0) end
     return (prompt == 0 or made == 0) and found or nil
 end
 
-local function read_all(path)
-    local fine, list = pcall(json.decode, read_file(path, "the peer's results"))
+local function read_all(path, text)
+    local fine, list = pcall(json.decode, text)
     if not fine then
         error(("%s is no result of llama-bench -o json: %s"):format(path, tostring(list):gsub("%s+", " ")), 0)
     end
@@ -46,8 +58,13 @@ end
 
 --- Reads the file at `path`. A damaged one raises a sentence that says what is wrong.
 function M.open(path)
+    return M.read(path, read_file(path, "the peer's results"))
+end
+
+--- The same of a text that is there already; sentences call it `path`.
+function M.read(path, text)
     local rows = {}
-    local list = read_all(path)
+    local list = read_all(path, text)
     for i, entry in ipairs(list) do rows[#rows + 1] = read_entry(path, i, entry) end
     local first = list[1]
     return setmetatable({
@@ -56,8 +73,8 @@ function M.open(path)
     }, Peer)
 end
 
---- What the peer measured of a case { test, depth, batch, threads }: { mean, sd }, or nil. It knows one sequence only,
---- and of generation only tg: what greedy is compared with, too.
+--- What the peer measured of a case { test, depth, batch, threads }: { mean, median, sd }, or nil. It knows one
+--- sequence only, and of generation only tg: what greedy is compared with, too.
 function Peer:find(case)
     local test = case.test:gsub("^greedy", "tg")
     for _, row in ipairs(self.rows) do

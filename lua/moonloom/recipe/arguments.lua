@@ -144,7 +144,7 @@ function M.from_text(recipe, parameter, word, shown)
         value = word == "true" or word == "yes" or word == "1"
         if not value and word ~= "false" and word ~= "no" and word ~= "0" then value = word end
     elseif kind == "list" then
-        value = split(word)
+        value = parameter.split == false and { word } or split(word)
     end
     return check_value(recipe, parameter, value, shown)
 end

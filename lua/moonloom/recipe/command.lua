@@ -12,14 +12,17 @@ end
 
 local function value_word(parameter)
     local words = { string = "TEXT", path = "FILE", integer = "N", number = "X", list = "A,B,C", any = "VALUE" }
+    if parameter.split == false then return "WORD" end
     return parameter.choices and table.concat(parameter.choices, "|") or words[parameter.type or "any"]
 end
 
 local function usage_line(info)
-    local words = { "usage: moonloom", info.name }
+    local words = { "usage: moonloom", (info.name:gsub("_", " ")) } -- either will do
     for _, parameter in ipairs(info.parameters) do
         if parameter.positional then
-            words[#words + 1] = parameter.required and parameter.name:upper() or ("[%s]"):format(parameter.name:upper())
+            local word = parameter.name:upper()
+            if parameter.split == false then word = "-- " .. word end
+            words[#words + 1] = parameter.required and word or ("[%s]"):format(word)
         end
     end
     words[#words + 1] = "[options]"
@@ -73,17 +76,22 @@ function M.help(info)
     return table.concat(lines, "\n")
 end
 
+-- Sets a parameter; what a list has already stays in front.
+local function put(given, parameter, value)
+    if parameter.type == "list" then
+        local list = given[parameter.name] or {}
+        for _, item in ipairs(value) do list[#list + 1] = item end
+        value = list
+    end
+    given[parameter.name] = value
+end
+
 -- Puts a word without an option into the next positional parameter; a list takes all that come.
 local function take_positional(info, given, word)
     for _, parameter in ipairs(info.parameters) do
         if parameter.positional and (given[parameter.name] == nil or parameter.type == "list") then
             local value = arguments.from_text(info.name, parameter, word, parameter.name)
-            if parameter.type == "list" then
-                local list = given[parameter.name] or {}
-                for _, item in ipairs(value) do list[#list + 1] = item end
-                value = list
-            end
-            given[parameter.name] = value
+            put(given, parameter, value)
             return
         end
     end
@@ -123,7 +131,7 @@ local function take_option(info, given, words, at)
         at = at + 1
         value = words[at] or arguments.fail("%s: %s needs a value", info.name, shown)
     end
-    given[parameter.name] = arguments.from_text(info.name, parameter, value, shown)
+    put(given, parameter, arguments.from_text(info.name, parameter, value, shown))
     return at
 end
 

@@ -3,7 +3,8 @@
 -- A recipe file returns { name, summary, parameters, run [, format] }. `parameters` is a list of
 --     { name = "max_tokens", type = "integer", default = 256, doc = "one line",
 --       min =, max =, choices = {...}, required = true, positional = true, from_lua = true (not on the command line),
---       bare = the value of the option alone, without a word after it }
+--       bare = the value of the option alone, without a word after it,
+--       split = false (a word is one item of the list, with its commas) }
 -- with the types string integer number boolean list path function any. `run(arguments, door)` gets every parameter
 -- by name, and door = { json =, command = } (both false when called from Lua). `format(value)` shapes the JSON.
 --
