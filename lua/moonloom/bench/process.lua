@@ -21,7 +21,8 @@ local function take(path)
 end
 
 --- Runs a command of the shell. Returns its standard output, the sentence of its standard error (what moonloom says
---- went wrong; else the last line), and its exit code (128 and the signal that ended it). Ctrl-C is meant for the program and for us: it raises an interrupt.
+--- went wrong; else the last line), and its exit code (128 and the signal that ended it). Ctrl-C is meant for the
+--- program and for us: it raises an interrupt.
 function M.run(command)
     local out, err = os.tmpname(), os.tmpname()
     local status = os.execute(("{ %s\n} >%s 2>%s </dev/null"):format(command, out, err))
