@@ -8,6 +8,7 @@ local isa_helper = require "helpers.isa"
 local ml = require "moonloom._core.ffi"
 local moonloom = require "moonloom"
 local slice = require "helpers.slice"
+local stress = require "helpers.stress"
 local C = ml.C
 
 ffi.cdef "size_t __sanitizer_get_current_allocated_bytes(void);"
@@ -151,8 +152,7 @@ describe("twenty sessions with a common prefix", function()
     end
 
     it("say the same as in a cache that packs nothing, whatever they do", function()
-        local seconds = tonumber(os.getenv("MOONLOOM_STRESS") or "")
-        local seed = tonumber(os.getenv("MOONLOOM_SEED") or "") or 1
+        local seconds, seed = stress.seconds, stress.seed(1)
         local kv = { memory = 4 * 2 ^ 20 }
         math.randomseed(seed)
         play(kv, nil, 20) -- what stays for the whole process is there then
