@@ -30,7 +30,8 @@ function Prompt:variables(more)
         HOME = self.folder, PATH = os.getenv("PATH"), TERM = "xterm", LANG = "C.UTF-8",
         XDG_STATE_HOME = self.folder .. "/state", XDG_CONFIG_HOME = self.folder .. "/config",
         MOONLOOM_RECIPES = self.folder .. "/recipes", MOONLOOM_BUILD = os.getenv("MOONLOOM_BUILD"),
-        MOONLOOM_ISA = os.getenv("MOONLOOM_ISA"), ASAN_OPTIONS = os.getenv("ASAN_OPTIONS"), TSAN_OPTIONS = os.getenv("TSAN_OPTIONS"),
+        MOONLOOM_ISA = os.getenv("MOONLOOM_ISA"), ASAN_OPTIONS = os.getenv("ASAN_OPTIONS"),
+        TSAN_OPTIONS = os.getenv("TSAN_OPTIONS"),
     }
     for name, value in pairs(more or {}) do out[name] = value end
     return out
