@@ -1,4 +1,5 @@
 --- ?name and ??name: help from the comments above functions, the parameters of recipes, the C header; and source text.
+local arguments = require "moonloom.recipe.arguments"
 local chunk = require "repl.chunk"
 local environment = require "repl.environment"
 local native = require "repl.native"
@@ -97,7 +98,7 @@ local function help_recipe(recipe, paint)
     local list = {}
     for _, parameter in ipairs(recipe.parameters) do
         local default = parameter.default ~= nil and " = " .. pretty.show(parameter.default) or ""
-        list[#list + 1] = { parameter.name .. default, parameter.doc or "" }
+        list[#list + 1] = { parameter.name .. default, arguments.doc(parameter) }
     end
     if #list > 0 then out[#out + 1] = rows(list, paint) end
     out[#out + 1] = paint("dim", ("a recipe: %s{...} here, `moonloom %s --help` in a shell, ??%s its source (%s)")

@@ -4,16 +4,20 @@ local home = MOONLOOM_HOME
 package.path = ("%s/lua/?.lua;%s/lua/?/init.lua;%s/?.lua;"):format(home, home, home) .. package.path
 
 local native = require "repl.native"
+local arguments = require "moonloom.recipe.arguments"
 local chunk = require "repl.chunk"
+local command = require "moonloom.recipe.command"
 local environment = require "repl.environment"
 local errors = require "repl.errors"
 local ml = require "moonloom"
 local interrupt = require "moonloom._core.interrupt"
+local options = require "moonloom.recipe.options"
 local pretty = require "repl.pretty"
 local recipes = require "repl.recipes"
 local style = require "repl.style"
 local suggest = require "moonloom._core.suggest"
 local talk = require "repl.talk"
+local words_of = require "moonloom.recipe.words"
 
 local USAGE = [[
 usage: moonloom [options]                       the prompt; a script on standard input if that is no terminal
@@ -21,86 +25,26 @@ usage: moonloom [options]                       the prompt; a script on standard
        moonloom [options] FILE.lua [arguments]  run a Lua file (- is standard input)
 
 options:
-  -e CODE        run CODE (may be repeated); an expression shows its value
-  -i             then go on at the prompt
-  -m FILE        the model to use; default: the small one in data/
-  --threads N    worker threads; default: the physical cores
-  --load HOW     map: weights stay in the file (default); copy: into memory, in huge pages
-  --numa HOW     spread: deal threads and memory out over the machine's memory nodes; off (default)
-  --precision HOW of products on a matrix unit: bf16 (default) or exact
-  --kv-store DIR keep sessions there when they end, and begin with what is there
-  --kv NAME      policy for keys and values: balanced, max_context, fastest, tiny_memory, a file, or bits such as 8
-  --kv-memory N  bytes that keys and values may have of the memory, such as 2G; default: no limit
-  --version      version and instruction set
-  --help         this text
 ]]
 
 local function say_error(sentence)
     io.stderr:write("moonloom: ", sentence, "\n")
 end
 
--- Raises a sentence about wrong usage.
-local Usage = {}
-local function wrong_usage(format, ...)
-    error(setmetatable({ message = format:format(...) }, Usage), 0)
-end
+local wrong_usage = arguments.fail
 
-local takes_value = { ["-e"] = "CODE", ["-m"] = "FILE", ["--threads"] = "N", ["--load"] = "map or copy",
-    ["--numa"] = "off or spread", ["--precision"] = "bf16 or exact",
-    ["--kv-store"] = "a folder", ["--kv"] = "a policy", ["--kv-memory"] = "bytes, such as 2G" }
-
--- Options up to the first other word: { code = {...}, interactive, model, threads, loading, numa, precision, store,
--- kv, version, help }, and its index.
+-- Reads options up to the first other word. Returns them by name, and the index of that word.
 local function read_options(words)
-    local options, at = { code = {} }, 1
-    while words[at] do
-        local word = words[at]
-        if word:sub(1, 1) ~= "-" or word == "-" then break end
-        local value
-        if takes_value[word] then
-            at = at + 1
-            value = words[at] or wrong_usage("%s needs %s; moonloom --help lists the options", word, takes_value[word])
-        end
-        if word == "-e" then
-            table.insert(options.code, value)
-        elseif word == "-m" then
-            options.model = value
-        elseif word == "--threads" then
-            options.threads = tonumber(value) or wrong_usage("--threads needs a number, not '%s'", value)
-        elseif word == "--load" then
-            options.loading = value
-        elseif word == "--numa" then
-            options.numa = value
-        elseif word == "--precision" then
-            options.precision = value
-        elseif word == "--kv-store" then
-            options.store = value
-        elseif word == "--kv" then
-            options.kv = value
-        elseif word == "--kv-memory" then
-            options.kv_memory = value
-        elseif word == "-i" then
-            options.interactive = true
-        elseif word == "--version" then
-            options.version = true
-        elseif word == "--help" or word == "-h" then
-            options.help = true
-        elseif word == "--" then
-            return options, at + 1
-        else
-            local known = { "-e", "-i", "-m", "--threads", "--load", "--numa", "--precision", "--kv-store",
-                "--kv", "--kv-memory", "--version", "--help" }
-            local similar = suggest.nearest(word, known)
-            wrong_usage("there is no option '%s'; %s", word,
-                similar and ("did you mean '%s'?"):format(similar) or "moonloom --help lists them")
-        end
-        at = at + 1
+    local given, list, at = {}, options.at("program"), 1
+    while words[at] and words_of.is_option(words[at]) do
+        if words[at] == "--" then return given, at + 1 end
+        at = words_of.take(nil, list, given, words, at) + 1
     end
-    return options, at
+    return given, at
 end
 
 local function print_usage()
-    io.write(USAGE)
+    io.write(USAGE, table.concat(words_of.columns(words_of.rows(options.at("program")), 13), "\n"), "\n")
     local names = recipes.names()
     if #names == 0 then return end
     io.write("\nrecipes:\n")
@@ -116,8 +60,8 @@ local function report_failure(report)
     if interrupt.is_interrupt(report.value) then
         say_error("stopped by Ctrl-C")
         return 130
-    elseif getmetatable(report.value) == Usage then
-        say_error(report.value.message)
+    elseif arguments.is_usage(report.value) then
+        say_error(tostring(report.value))
         return 2
     elseif report.value == nil then
         return 1 -- error() without a value means to end in silence, as in lua(1)
@@ -134,23 +78,23 @@ local function guarded(f, ...)
     return 0, value
 end
 
-local function run_code(text, name, arguments)
+local function run_code(text, name, rest)
     local f, result = chunk.compile_script(text, name)
     if not f then return report_failure(errors.from_syntax(result)) end
     local show = result and function(...)
         local value = f(...)
         if value ~= nil then print(talk.display(value) or pretty.show(value)) end
     end
-    return (guarded(show or f, unpack(arguments)))
+    return (guarded(show or f, unpack(rest)))
 end
 
-local function run_file(path, arguments)
-    _G.arg = arguments
-    arguments[0] = path
-    if path == "-" then return run_code(io.read("*a"), "standard input", arguments) end
+local function run_file(path, rest)
+    _G.arg = rest
+    rest[0] = path
+    if path == "-" then return run_code(io.read("*a"), "standard input", rest) end
     local f, problem = loadfile(path)
     if not f then return report_failure(errors.from_syntax(problem)) end
-    return (guarded(f, unpack(arguments)))
+    return (guarded(f, unpack(rest)))
 end
 
 local function exists(path)
@@ -159,54 +103,44 @@ local function exists(path)
     return file ~= nil
 end
 
-local function run_recipe(name, arguments)
-    local code, result = guarded(require("moonloom.recipe.command").run, name, arguments)
+local function run_recipe(name, rest)
+    local code, result = guarded(command.run, name, rest)
     return code ~= 0 and code or tonumber(result) or 0
 end
 
 -- What the first words name: a recipe (two for one such as bench_compare), else a file.
-local function run_word(word, arguments)
-    if word == "-" then return run_file(word, arguments) end
-    local names, known = recipes.names(), {}
-    for _, name in ipairs(names) do known[name] = true end
-    local both = word .. "_" .. (arguments[1] or "")
-    if known[both] then return run_recipe(both, { unpack(arguments, 2) }) end
-    if known[word] then return run_recipe(word, arguments) end
-    if exists(word) then return run_file(word, arguments) end
+local function run_word(word, rest)
+    if word == "-" then return run_file(word, rest) end
+    local both = word .. "_" .. (rest[1] or "")
+    if recipes.is_there(both) then return run_recipe(both, { unpack(rest, 2) }) end
+    if recipes.is_there(word) then return run_recipe(word, rest) end
+    if exists(word) then return run_file(word, rest) end
     if word:find("[./]") then wrong_usage("there is no file '%s'", word) end
-    local similar = suggest.nearest(word, names)
+    local similar = suggest.nearest(word, recipes.names())
     wrong_usage("there is no recipe or file '%s'; %s", word,
         similar and ("did you mean '%s'?"):format(similar) or "moonloom --help lists the recipes")
 end
 
-local function prepare(options)
-    for _, name in ipairs { "threads", "numa", "loading", "precision", "store", "kv", "kv_memory" } do
-        local fine, problem = pcall(ml[name], options[name])
-        if not fine then wrong_usage("%s", problem) end
-    end
-    if options.model then talk.set_model(options.model) end
-    environment.install()
-end
-
 local function run(words)
-    local options, at = read_options(words)
-    if options.help then return print_usage() end
-    if options.version then
+    local given, at = read_options(words)
+    if given.help then return print_usage() end
+    if given.version then
         return print(("moonloom %s (%s, %s)"):format(ml.version, ml.isa(), jit.version))
     end
-    prepare(options)
-    local code = 0
-    for i, text in ipairs(options.code) do
+    options.apply(given, true)
+    environment.install()
+    local code, texts = 0, given.e or {}
+    for i, text in ipairs(texts) do
         code = run_code(text, i == 1 and "-e" or ("-e %d"):format(i), {})
         if code ~= 0 then break end
     end
     local word = words[at]
     if word and code == 0 then
         code = run_word(word, { unpack(words, at + 1) })
-    elseif not word and #options.code == 0 and not options.interactive and not native.is_terminal(0) then
+    elseif not word and #texts == 0 and not given.i and not native.is_terminal(0) then
         return run_file("-", {})
     end
-    if options.interactive or not word and #options.code == 0 then return require("repl.shell").start() end
+    if given.i or not word and #texts == 0 then return require("repl.shell").start() end
     return code
 end
 
@@ -219,6 +153,6 @@ if ml.store() then require("moonloom.session").close_all() end -- they are kept
 ml.store(false)
 io.stdout:flush()
 if fine then return code or 0 end
-if getmetatable(code) ~= Usage then error(code, 0) end
-say_error(code.message)
+if not arguments.is_usage(code) then error(code, 0) end
+say_error(tostring(code))
 return 2

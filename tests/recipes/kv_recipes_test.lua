@@ -1,6 +1,7 @@
--- Policies by name: recipes/kv_*.lua, files, bits, policies that change as a session goes on or when their file does.
+-- Policies by name: recipes/policies/*.lua, files, bits, policies that change as a session goes on or when their file does.
 local folder = require "helpers.folder"
 local moonloom = require "moonloom"
+local policy = require "moonloom.cache.policy"
 local recipe = require "moonloom.recipe.live"
 local run = require "helpers.command"
 
@@ -39,11 +40,11 @@ describe("policies by name", function()
         return path
     end
 
-    it("are the files recipes/kv_*.lua, each with a line about it", function()
-        local names = table.concat(recipe.policies(), " ")
+    it("are the files recipes/policies/*.lua, each with a line about it", function()
+        local names = table.concat(policy.names(), " ")
         for _, name in ipairs { "balanced", "example", "fastest", "max_context", "tiny_memory" } do
             assert.truthy(names:find(name, 1, true), name)
-            assert.equal("string", type(recipe.value("kv_" .. name).summary))
+            assert.equal("string", type(policy.describe(name).summary))
         end
     end)
 

@@ -85,7 +85,7 @@ describe("moonloom as a command", function()
     it("refuses wrong usage with code 2 and a suggestion", function()
         local cases = {
             ["%s --verson"] = "'--version'", ["%s -e"] = "-e needs CODE", ["%s no_such_file.lua"] = "no file",
-            ["%s no_such_recipe"] = "no recipe", ["%s --threads many"] = "--threads needs a number",
+            ["%s no_such_recipe"] = "no recipe", ["%s --threads many"] = "--threads must be a whole number, not 'many'",
             ["%s --threads -3"] = "threads",
         }
         for line, part in pairs(cases) do

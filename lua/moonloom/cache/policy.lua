@@ -25,14 +25,15 @@
 -- Bits are a number for all, a table by layer (from 0, with `default` for those that are not in it), whose items are
 -- numbers or tables by KV head likewise, or a function(layer, head) that gives a number.
 --
--- In place of a table: the name of one in recipes/kv_NAME.lua ("balanced"), a file that returns one ("mine.lua", as a
--- path), or bits as text ("8", "8,4" for keys and values). Files are taken up again when they change, between two
+-- In place of a table: the name of one in recipes/policies/NAME.lua ("balanced"), a file that returns one ("mine.lua",
+-- as a path), or bits as text ("8", "8,4" for keys and values). Files are taken up again when they change, between two
 -- tokens. A table may also have
 --
 --   summary       a line about it
 --   at            function(now) that returns the fields that are different now, or nil; it is called after every pass,
 --                 with now = { position =, bytes =, layers =, kv_heads =, window =, window_period = }
 local ffi = require "ffi"
+local live = require "moonloom.recipe.live"
 local ml = require "moonloom._core.ffi"
 local suggest = require "moonloom._core.suggest"
 local C, check = ml.C, ml.check
@@ -184,15 +185,50 @@ end
 --- What sessions have that do not say: see moonloom.kv().
 M.default = nil
 
--- The name of the recipe or the path of the file that `name` means, which is there.
+--- Names of all policies, sorted: NAME of the files policies/NAME.lua, and of kv_NAME.lua, where they were once.
+function M.names()
+    local names, seen = live.files("policies"), {}
+    for _, name in ipairs(names) do seen[name] = true end
+    for _, name in ipairs(live.files("", "^kv_([%w_-]+)%.lua$")) do
+        if not seen[name] then names[#names + 1] = name end
+    end
+    table.sort(names)
+    return names
+end
+
+local told = {} -- files in the old place that were told of
+
+-- The name (for `live`) of the file of policy `name`, or nil.
+local function find(name)
+    if live.find("policies." .. name) then return "policies." .. name end
+    local old = live.find("kv_" .. name)
+    if not old then return nil end
+    local _, path = live.origin(old)
+    if not told[path] then
+        live.reporter(("%s works, but policies have a folder now: move it to policies/%s.lua beside it"):format(path,
+            name))
+    end
+    told[path] = true
+    return "kv_" .. name
+end
+
+--- The table of policy `name`, and the path of its file; or nil.
+function M.describe(name)
+    local value = live.find(find(name) or "policies." .. name)
+    if not value then return nil end
+    local _, path, policy = live.origin(value)
+    return policy, path
+end
+
+-- The name for `live` of the file that `name` means, a name or a path; it is there.
 local function locate(name)
-    local recipe = require "moonloom.recipe.live"
     local path = name:find("/", 1, true) and name or name:find("%.lua$") and "./" .. name
     if path then
-        return recipe.value(path) and path or fail("there is no file %s", name)
+        return live.value(path) and path or fail("there is no file %s", name)
     end
-    if recipe.value("kv_" .. name) then return "kv_" .. name end
-    local names = recipe.policies()
+    local file = find(name)
+    if file then return file end
+    local names = M.names()
     fail("there is no policy '%s'%s (there are: %s)", name, suggest.sentence(name, names), table.concat(names, ", "))
 end
 
@@ -223,7 +259,7 @@ end
 
 -- The fields at a position, as a new table without `at` and `summary`.
 local function evaluate(self, handle, config, position)
-    local source, fields = self.table or require("moonloom.recipe.live").value(self.file), {}
+    local source, fields = self.table or live.value(self.file), {}
     local function add(list)
         for name, value in pairs(list) do fields[name] = copied(value) end
     end
@@ -264,9 +300,8 @@ end
 
 --- The same after a pass, where the policy may have changed. A problem is told once, and what was before stays.
 function Policy:follow(handle, config, position)
-    local recipe = require "moonloom.recipe.live"
-    if self.file then recipe.poll() end
-    local source = self.table or recipe.value(self.file)
+    if self.file then live.poll() end
+    local source = self.table or live.value(self.file)
     if source == self.source and not source.at then return end
     local fine, problem = pcall(function()
         local fields = evaluate(self, handle, config, position)
@@ -278,7 +313,7 @@ function Policy:follow(handle, config, position)
     self.source = source
     if fine or problem == self.told then return end
     self.told = problem
-    recipe.reporter(("the policy %s cannot be used: %s\n    the one before stays in use"):format(self.name or "",
+    live.reporter(("the policy %s cannot be used: %s\n    the one before stays in use"):format(self.name or "",
         tostring(problem)))
 end
 
@@ -287,6 +322,26 @@ function Policy:fields()
     local copy = copied(self.applied)
     copy.name = self.name
     return copy
+end
+
+--- moonloom.kv("balanced") makes that the policy for keys and values of the sessions that are made from then on, unless
+--- they say otherwise: a name, a file, or a table; see lua/moonloom/cache/policy.lua. moonloom.kv(false) ends that;
+--- moonloom.kv() tells.
+function M.use(which)
+    if which then M.choose(which) end -- raises a sentence if there is no such thing
+    if which ~= nil then M.default = which or nil end
+    return M.default
+end
+
+--- moonloom.kv_memory("2G"): so many bytes the pages of each cache may have that is made from then on, unless a policy
+--- says otherwise; what is above that goes down a level, see lua/moonloom/cache/policy.lua. 0 is no limit, false
+--- the same. moonloom.kv_memory() tells.
+function M.budget(what)
+    if what ~= nil then
+        M.memory = M.bytes(what or 0)
+            or error(("kv_memory is a number of bytes, such as 2G, not %s"):format(tostring(what)), 0)
+    end
+    return M.memory
 end
 
 --- f(...) with another default, which must be fit for choose(). Returns what it returns (one value).

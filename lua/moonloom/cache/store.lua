@@ -11,10 +11,12 @@
 -- told on standard error and costs nothing but time.
 local ffi = require "ffi"
 local given = require "moonloom._core.expect"
+local live = require "moonloom.recipe.live"
 local ml = require "moonloom._core.ffi"
 local policy = require "moonloom.cache.policy"
 local progress = require "moonloom._core.progress"
 local saved = require "moonloom.cache.saved"
+local terminal = require "moonloom._core.terminal"
 local uv = require "luv"
 local C, check = ml.C, ml.check
 
@@ -28,7 +30,7 @@ local Store = {}
 Store.__index = Store
 
 local function tell(problem)
-    require("moonloom.recipe.live").reporter("store: " .. tostring(problem))
+    live.reporter("store: " .. tostring(problem))
 end
 
 --- Makes `folder` the store, made if it is not there; false: none. { bytes = } limits its files.
@@ -206,7 +208,7 @@ function Store:__tostring()
     for i, entry in ipairs(list) do
         bytes = bytes + entry.bytes
         lines[i] = ("  %s  %7d tokens  %10s  %s"):format(os.date("%Y-%m-%d %H:%M", entry.used), entry.tokens,
-            progress.amount(entry.bytes, "B"), require("moonloom._core.terminal").quote(entry.text:sub(1, 40)))
+            progress.amount(entry.bytes, "B"), terminal.quote(entry.text:sub(1, 40)))
     end
     table.insert(lines, 1, ("store %s: %d sessions, %s of at most %s"):format(self.folder, #list,
         progress.amount(bytes, "B"), progress.amount(self.bytes, "B")))

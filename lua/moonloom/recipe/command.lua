@@ -1,20 +1,14 @@
 --- Recipes on the command line: options, --help, --json and exit codes, all from the parameters.
 local arguments = require "moonloom.recipe.arguments"
+local door = require "moonloom.recipe.door"
 local interrupt = require "moonloom._core.interrupt"
 local json = require "moonloom.file.json"
-local recipe = require "moonloom.recipe.live"
+local live = require "moonloom.recipe.live"
+local models = require "moonloom.models"
+local options = require "moonloom.recipe.options"
+local words_of = require "moonloom.recipe.words"
 
 local M = {}
-
-local function option_name(parameter)
-    return "--" .. parameter.name:gsub("_", "-")
-end
-
-local function value_word(parameter)
-    local words = { string = "TEXT", path = "FILE", integer = "N", number = "X", list = "A,B,C", any = "VALUE" }
-    if parameter.split == false then return "WORD" end
-    return parameter.choices and table.concat(parameter.choices, "|") or words[parameter.type or "any"]
-end
 
 local function usage_line(info)
     local words = { "usage: moonloom", (info.name:gsub("_", " ")) } -- either will do
@@ -29,61 +23,20 @@ local function usage_line(info)
     return table.concat(words, " ")
 end
 
-local function describe_default(parameter)
-    local default = parameter.default
-    if parameter.required then return " (required)" end
-    if default == nil or type(default) == "table" or default == "" or default == false then return "" end
-    return (" (default %s)"):format(tostring(default))
-end
-
-local function row_of(parameter)
-    local left = option_name(parameter)
-    if parameter.type == "boolean" then
-        if parameter.default == true then left = "--no-" .. left:sub(3) end
-    else
-        left = left .. (parameter.bare and " [%s]" or " %s"):format(value_word(parameter))
-    end
-    return { left, (parameter.doc or "") .. describe_default(parameter) }
+-- The parameters of a recipe, then the options that all have.
+local function all_options(info)
+    local list, own = {}, {}
+    for i, parameter in ipairs(info.parameters) do list[i], own[parameter.name] = parameter, true end
+    for _, row in ipairs(options.at("recipe", own)) do list[#list + 1] = row end
+    return list
 end
 
 --- The help page of a recipe.
 function M.help(info)
-    local rows, own = {}, {}
-    for _, parameter in ipairs(info.parameters) do
-        own[parameter.name] = true
-        if not parameter.from_lua then rows[#rows + 1] = row_of(parameter) end
-    end
-    rows[#rows + 1] = { "-m FILE", "model file to use (default data/tiny-gpt-oss.gguf)" }
-    rows[#rows + 1] = { "--threads N", "worker threads (default: the physical cores)" }
-    rows[#rows + 1] = { "--load map|copy", "weights stay in the file, or are copied into huge pages (default map)" }
-    rows[#rows + 1] = { "--numa off|spread", "deal threads and memory out over memory nodes (default off)" }
-    rows[#rows + 1] = { "--precision bf16|exact", "of products on a matrix unit (default bf16)" }
-    rows[#rows + 1] = { "--kv-store DIR", "keep sessions there when they end, and begin with what is there" }
-    if not own.kv then
-        rows[#rows + 1] = { "--kv NAME|FILE|BITS", "policy for keys and values: balanced, max_context, fastest, "
-            .. "tiny_memory, ... (default all plain)" }
-    end
-    rows[#rows + 1] = { "--kv-memory BYTES", "for keys and values, such as 2G (default no limit)" }
-    rows[#rows + 1] = { "--json", "print one JSON object on standard output and nothing else" }
-    rows[#rows + 1] = { "--help", "this text" }
-    local wide = 0
-    for _, row in ipairs(rows) do wide = math.max(wide, #row[1]) end
     local lines = { usage_line(info), "", "  " .. (info.summary or ""), "", "options:" }
-    for _, row in ipairs(rows) do
-        lines[#lines + 1] = ("  %s%s  %s"):format(row[1], (" "):rep(wide - #row[1]), row[2])
-    end
+    for _, line in ipairs(words_of.columns(words_of.rows(all_options(info)))) do lines[#lines + 1] = line end
     lines[#lines + 1] = ("\nsource: %s"):format(info.path)
     return table.concat(lines, "\n")
-end
-
--- Sets a parameter; what a list has already stays in front.
-local function put(given, parameter, value)
-    if parameter.type == "list" then
-        local list = given[parameter.name] or {}
-        for _, item in ipairs(value) do list[#list + 1] = item end
-        value = list
-    end
-    given[parameter.name] = value
 end
 
 -- Puts a word without an option into the next positional parameter; a list takes all that come.
@@ -91,81 +44,42 @@ local function take_positional(info, given, word)
     for _, parameter in ipairs(info.parameters) do
         if parameter.positional and (given[parameter.name] == nil or parameter.type == "list") then
             local value = arguments.from_text(info.name, parameter, word, parameter.name)
-            put(given, parameter, value)
+            words_of.put(given, parameter, value)
             return
         end
     end
     arguments.fail("%s: what is '%s'?", info.name, word)
 end
 
--- A boolean written as --name or --no-name: the parameter and its value.
-local function as_flag(info, name)
-    for _, parameter in ipairs(info.parameters) do
-        if parameter.type == "boolean" then
-            if parameter.name == name then return parameter, true end
-            if "no_" .. parameter.name == name then return parameter, false end
-        end
-    end
-end
-
--- Takes the option `word` at `words[at]`; returns the index of its last word.
-local function take_option(info, given, words, at)
-    local word = words[at]
-    local shown, value = word:match("^(%-%-[^=]+)=(.*)$")
-    shown = shown or word
-    local name = shown == "-m" and "model" or shown:match("^%-%-(.+)$")
-    if not name then arguments.fail("%s has no option '%s'", info.name, word) end
-    if name == "json" or name == "help" then arguments.fail("%s: %s takes no value", info.name, shown) end
-    name = name:gsub("-", "_")
-    local flag, on = as_flag(info, name)
-    if flag and not value then
-        given[flag.name] = on
-        return at
-    end
-    local parameter = arguments.parameter(info.name, info.parameters, name, shown)
-    if not value and parameter.bare and (words[at + 1] or "-"):sub(1, 1) == "-" then
-        given[parameter.name] = parameter.bare
-        return at
-    end
-    if not value then
-        at = at + 1
-        value = words[at] or arguments.fail("%s: %s needs a value", info.name, shown)
-    end
-    put(given, parameter, arguments.from_text(info.name, parameter, value, shown))
-    return at
-end
-
--- Reads the words of a command line: arguments, and { json =, help = }.
+-- Reads the words of a command line. Returns the arguments, and whether JSON and whether help is wanted.
 local function parse(info, words)
-    local given, asked, at, options = {}, { json = false }, 1, true
+    local given, list, at, ended = {}, all_options(info), 1, false
     while words[at] do
         local word = words[at]
-        if options and word == "--" then
-            options = false
-        elseif options and word == "--json" then
-            asked.json = true
-        elseif options and (word == "--help" or word == "-h") then
-            asked.help = true
-        elseif options and word:sub(1, 1) == "-" and word ~= "-" then
-            at = take_option(info, given, words, at)
+        if not ended and word == "--" then
+            ended = true
+        elseif not ended and words_of.is_option(word) then
+            at = words_of.take(info.name, list, given, words, at)
         else
             take_positional(info, given, word)
         end
         at = at + 1
     end
-    return given, asked
+    local as_json, help = given.json, given.help
+    given.json, given.help = nil, nil
+    return given, as_json == true, help
 end
 
-local function show(live, result, as_json)
+local function show(recipe, result, as_json)
     if result == nil then return end
     if as_json then
-        io.stdout:write(json.encode(recipe.plain(live, result)), "\n")
+        io.stdout:write(json.encode(door.plain(recipe, result)), "\n")
     elseif type(result) == "table" and result.streamed then
         return -- it is on the screen already
     else
         local meta = type(result) == "table" and getmetatable(result)
         local text = (type(result) ~= "table" or meta and meta.__tostring) and tostring(result)
-            or json.encode(recipe.plain(live, result))
+            or json.encode(door.plain(recipe, result))
         io.stdout:write(text, text:sub(-1) == "\n" and "" or "\n")
     end
 end
@@ -177,19 +91,19 @@ end
 
 -- Returns the exit code.
 local function execute(name, words)
-    local live = recipe.get(name)
-    local info = recipe.describe(live) or arguments.fail("%s is no recipe: it has no run function", name)
-    local given, asked = parse(info, words)
-    if asked.help then
+    local recipe = live.get(name)
+    local info = door.describe(recipe) or arguments.fail("%s is no recipe: it has no run function", name)
+    local given, as_json, help = parse(info, words)
+    if help then
         io.stdout:write(M.help(info), "\n")
         return 0
     end
     if given.model then
-        require("moonloom").use(given.model)
+        models.use(given.model)
         given.model = nil
     end
-    local result = recipe.run(live, given, { json = asked.json, command = true })
-    show(live, result, asked.json)
+    local result = door.run(recipe, given, { json = as_json, command = true })
+    show(recipe, result, as_json)
     local fine, problem = io.stdout:flush()
     if not fine then error("standard output: " .. tostring(problem), 0) end
     return is_partial(result) and 130 or 0
@@ -204,8 +118,8 @@ function M.run(name, words)
     io.stdout:flush()
     io.stderr:write("moonloom: ", tostring(problem), "\n")
     if not arguments.is_usage(problem) then return 1 end
-    local known, live = pcall(recipe.find, name)
-    local info = known and live and recipe.describe(live)
+    local known, recipe = pcall(live.find, name)
+    local info = known and recipe and door.describe(recipe)
     if info then io.stderr:write(usage_line(info), ("; moonloom %s --help lists them\n"):format(name)) end
     return 2
 end

@@ -1,20 +1,14 @@
---- Recipes: Lua files that users edit, found in folders, called through three doors, taken up again when they change.
+--- Live files: Lua files in folders that users edit, found by name, taken up again when they change.
 --
--- A recipe file returns { name, summary, parameters, run [, format] }. `parameters` is a list of
---     { name = "max_tokens", type = "integer", default = 256, doc = "one line",
---       min =, max =, choices = {...}, required = true, positional = true, from_lua = true (not on the command line),
---       bare = the value of the option alone, without a word after it,
---       split = false (a word is one item of the list, with its commas) }
--- with the types string integer number boolean list path function any. `run(arguments, door)` gets every parameter
--- by name, and door = { json =, command = } (both false when called from Lua). `format(value)` shapes the JSON.
+-- get(name) and `require "recipes.name"` return the same live value: its fields are the newest saved ones. A name with
+-- dots is a path below the folders: "samplers.top_k" is samplers/top_k.lua. Where a version cannot be loaded, the one
+-- before stays in use. Code of such files runs interpreted, so that Ctrl-C always reaches it; so loops over the
+-- vocabulary belong into lua/.
 --
--- get(name) and `require "recipes.name"` return the same live value: calling it runs the recipe, its fields are the
--- newest saved ones. Recipe code runs interpreted, so that Ctrl-C always reaches it; so loops over the vocabulary
--- belong into lua/. Other files below recipes/ (`require "recipes.parts.x"`) live the same way.
+-- Nothing here knows what the files are for: judge() says what a version must be like, and M.call what calling a live
+-- value does. See recipe/door.lua for recipes, recipe/chain.lua for samplers, cache/policy.lua for policies.
 local ml = require "moonloom._core.ffi"
-local arguments = require "moonloom.recipe.arguments"
 local interrupt = require "moonloom._core.interrupt"
-local policy = require "moonloom.cache.policy"
 local suggest = require "moonloom._core.suggest"
 local uv = require "luv"
 
@@ -23,6 +17,17 @@ local M = {}
 --- Called by poll() with each problem of a changed file: a text of one or two lines.
 function M.reporter(problem)
     io.stderr:write("moonloom: ", problem, "\n")
+end
+
+--- What calling a live value does: M.call(value, arguments). Set by recipe/door.lua.
+M.call = nil
+
+local judges = {} -- { pattern, function(value) -> problem }
+
+--- From now on a version of a file whose name matches `pattern` is used only if judge(value) finds no problem: it
+--- returns a sentence, or nil.
+function M.judge(pattern, judge)
+    judges[#judges + 1] = { pattern, judge }
 end
 
 local entries = {} -- name -> { name, path, stamp, value, proxy, failed }
@@ -45,14 +50,18 @@ local function stamp_of(path)
     return ("%d.%d %d %d"):format(stat.mtime.sec, stat.mtime.nsec, stat.size, stat.ino)
 end
 
--- A name with a slash is the path of a file itself.
+local SHELVES = { "/", "/measure/" } -- where in a folder a plain name is looked for
+
+-- Path and stamp of the file that a name means, or nil. A name with a slash is the path itself.
 local function locate(name)
     if name:find("/", 1, true) then return name, stamp_of(name) end
     if not name:find("^[%w_][%w_.-]*$") then return nil end
-    local file = "/" .. name:gsub("%.", "/") .. ".lua"
+    local file = name:gsub("%.", "/") .. ".lua"
     for _, folder in ipairs(M.folders()) do
-        local stamp = stamp_of(folder .. file)
-        if stamp then return folder .. file, stamp end
+        for _, shelf in ipairs(SHELVES) do
+            local stamp = stamp_of(folder .. shelf .. file)
+            if stamp then return folder .. shelf .. file, stamp end
+        end
     end
 end
 
@@ -86,34 +95,20 @@ local function load_value(path, name)
     if interrupt.is_interrupt(value) then return nil, path .. " was interrupted while it was loaded" end
     if not fine then return nil, explain(path, value) end
     if type(value) ~= "table" then
-        return nil, ("%s returns a %s, not the table of a recipe"):format(path, type(value))
+        return nil, ("%s returns a %s, not a table"):format(path, type(value))
     end
-    if value.run then
-        problem = arguments.problem(value.parameters)
+    for _, judge in ipairs(judges) do
+        problem = name:find(judge[1]) and judge[2](value)
         if problem then return nil, ("%s: %s"):format(path, problem) end
     end
     return value
-end
-
-local function run(entry, given, door)
-    M.report(M.refresh())
-    local recipe = entry.value
-    if not recipe.run then error(("%s is no recipe: it has no run function"):format(entry.name), 0) end
-    if given ~= nil and (type(given) ~= "table" or getmetatable(given)) then
-        given = arguments.positional(recipe.parameters, given)
-    end
-    local checked = arguments.check(entry.name, recipe.parameters, given or {})
-    arguments.apply_common(checked)
-    door = door or { json = false, command = false }
-    if checked.kv == nil then return recipe.run(checked, door) end
-    return policy.during(checked.kv, recipe.run, checked, door)
 end
 
 local function new_proxy(entry)
     local proxy = setmetatable({}, {
         __index = function(_, key) return entry.value[key] end,
         __newindex = function(_, key, value) entry.value[key] = value end,
-        __call = function(_, given) return run(entry, given) end,
+        __call = function(self, given) return M.call(self, given) end,
         __tostring = function()
             return entry.value.run and ("recipe %s: %s"):format(entry.name, entry.value.summary or "")
                 or ("module %s"):format(entry.name)
@@ -123,29 +118,40 @@ local function new_proxy(entry)
     return proxy
 end
 
--- The entry of a name, loaded; nil if there is no such file. A file that cannot be loaded raises.
+-- The entry of a name, loaded; nil if there is no such file. A file that cannot be loaded raises. The entry is there
+-- while its file is loaded, so that a file may require itself, to have what is saved later.
 local function entry_for(name)
+    name = name:gsub("^measure%.", "") -- the same recipe by either name
     local entry = entries[name]
     if entry then return entry end
     local path, stamp = locate(name)
     if not stamp then return nil end
-    local value, problem = load_value(path, name)
-    if not value then error(problem, 0) end
-    entry = { name = name, path = path, stamp = stamp, value = value }
+    entry = { name = name, path = path, stamp = stamp, value = {} }
     entry.proxy = new_proxy(entry)
     entries[name] = entry
+    local value, problem = load_value(path, name)
+    if not value then
+        entries[name] = nil
+        error(problem, 0)
+    end
+    entry.value = value
     return entry
 end
 
---- The recipe `name` as a callable value, or nil if there is none.
+--- The live value of the file of that name, or nil if there is none.
 function M.find(name)
     local entry = entry_for(name)
     return entry and entry.proxy
 end
 
---- The recipe `name`; raises a sentence if there is none.
+--- The same; raises a sentence if there is no such file.
 function M.get(name)
     return M.find(name) or error(("there is no recipe '%s'%s"):format(name, suggest.sentence(name, M.names())), 0)
+end
+
+--- Whether there is a file of that name, however broken.
+function M.has(name)
+    return entries[name] ~= nil or locate(name) ~= nil
 end
 
 --- The newest table that a file of that name (or path, with a slash) returned, as it is; nil if there is no such file.
@@ -155,58 +161,59 @@ function M.value(name)
     return entry and entry.value
 end
 
--- What `pattern` takes out of the names of the files at the top of the folders, sorted.
-local function scan_names(pattern)
-    local seen, list = {}, {}
-    for _, folder in ipairs(M.folders()) do
-        local scan = uv.fs_scandir(folder)
-        local file = scan and uv.fs_scandir_next(scan)
-        while file do
-            local name = file:match(pattern)
-            if name and not seen[name] then
-                seen[name] = true
-                list[#list + 1] = name
-            end
-            file = uv.fs_scandir_next(scan)
+--- The name, the path and the newest table of a live value; nil if `value` is none.
+function M.origin(value)
+    local entry = entry_of[value]
+    if entry then return entry.name, entry.path, entry.value end
+end
+
+--- The live value that holds the function `f` as a field, and the name of the field; or nil. For whoever keeps a
+--- function for long: the field has the newest version of it.
+function M.holder(f)
+    for _, entry in pairs(entries) do
+        for key, item in pairs(entry.value) do
+            if item == f then return entry.proxy, key end
         end
     end
+end
+
+-- Adds to `seen` what `pattern` takes out of the names of the files in `folder`.
+local function scan(folder, pattern, seen)
+    local found = uv.fs_scandir(folder)
+    local file = found and uv.fs_scandir_next(found)
+    while file do
+        local name = file:match(pattern)
+        if name then seen[name] = true end
+        file = uv.fs_scandir_next(found)
+    end
+end
+
+local function sorted(seen)
+    local list = {}
+    for name in pairs(seen) do list[#list + 1] = name end
     table.sort(list)
     return list
 end
 
---- Names of all recipes, sorted.
+--- Names of the files in the subfolder `shelf` of all folders, sorted: "samplers" gives the NAME of samplers/NAME.lua.
+--- `pattern` takes the name out of that of a file, if it is not all before ".lua".
+function M.files(shelf, pattern)
+    local seen = {}
+    for _, folder in ipairs(M.folders()) do scan(folder .. "/" .. shelf, pattern or "^([%w_-]+)%.lua$", seen) end
+    return sorted(seen)
+end
+
+--- Names of all recipes, sorted: the files that have a run function, and those that cannot be loaded.
 function M.names()
-    local list = {}
-    for _, name in ipairs(scan_names("^([%w_-]+)%.lua$")) do
-        if not name:find("^kv_") then list[#list + 1] = name end
+    local seen = {}
+    for _, folder in ipairs(M.folders()) do
+        for _, shelf in ipairs(SHELVES) do scan(folder .. shelf, "^([%w_-]+)%.lua$", seen) end
     end
-    return list
-end
-
---- Names of all policies for keys and values, sorted: NAME of the files kv_NAME.lua.
-function M.policies()
-    return scan_names("^kv_([%w_-]+)%.lua$")
-end
-
---- { name, summary, path, parameters } of a recipe value, or nil if `value` is none.
-function M.describe(value)
-    local entry = entry_of[value]
-    if not entry or not entry.value.run then return nil end
-    local recipe = entry.value
-    return { name = entry.name, summary = recipe.summary, path = entry.path, parameters = recipe.parameters or {} }
-end
-
---- Runs a recipe value with a table of arguments, as if called, behind another door.
-function M.run(value, given, door)
-    return run(entry_of[value], given, door)
-end
-
---- The JSON value of what a recipe returned.
-function M.plain(value, result)
-    local recipe = entry_of[value].value
-    if recipe.format then return recipe.format(result) end
-    if type(result) == "table" and type(result.json) == "function" then return result:json() end
-    return result
+    for name in pairs(seen) do
+        local fine, value = pcall(M.value, name)
+        if fine and not (value and value.run) then seen[name] = nil end
+    end
+    return sorted(seen)
 end
 
 -- Looks whether the file changed, or another one stands before it now (a copy in the user's folder). Returns a problem
@@ -226,8 +233,9 @@ local function refresh_entry(entry, patient)
 end
 
 local function refresh(patient)
-    local problems = {}
-    for _, entry in pairs(entries) do
+    local problems, list = {}, {}
+    for _, entry in pairs(entries) do list[#list + 1] = entry end -- loading one may add others
+    for _, entry in ipairs(list) do
         problems[#problems + 1] = refresh_entry(entry, patient)
     end
     return problems

@@ -6,7 +6,7 @@
 --     session:levels()          -- what lies where
 --
 -- Save a change while a model talks: the next token uses it. Copy the file to use it under another name
--- (kv_mine.lua in ~/.config/moonloom/recipes is then `--kv mine`), or name a file: `--kv ./mine.lua`.
+-- (policies/mine.lua in ~/.config/moonloom/recipes is then `--kv mine`), or name a file: `--kv ./mine.lua`.
 
 -- Bits by layer. Layers of gpt-oss take turns: window layers (0, 2, ...) see the last 128 tokens only, the others see
 -- everything, so those hold nearly all of the memory that matters. The last layer is kept finer here.
