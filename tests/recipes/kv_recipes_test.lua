@@ -1,5 +1,5 @@
--- Policies by name: recipes/policies/NAME.lua, files, bits, policies that change as a session goes on or when their file
--- does.
+-- Policies by name: recipes/policies/NAME.lua, files, bits, policies that change as a session goes on or when their
+-- file does.
 local folder = require "helpers.folder"
 local moonloom = require "moonloom"
 local policy = require "moonloom.cache.policy"

@@ -6,6 +6,7 @@
 --     short     the option as it is mostly written, if that is not --name
 --     also      another way to write it
 --     word      what stands for its value in help
+--     needs     the same in a sentence
 --     flag      true: it takes no value
 --     usual     the default, in words
 --     set       function(value) that carries it out for the process
@@ -41,8 +42,8 @@ M.list = {
             return ("policy for keys and values: %s, a file, or bits such as 8 or 8,4"):format(
                 table.concat(policy.names(), ", "))
         end },
-    { name = "kv_memory", word = "BYTES", type = "any", usual = "no limit", set = policy.budget,
-        doc = "that each cache may have for keys and values, such as 2G" },
+    { name = "kv_memory", word = "BYTES", needs = "bytes, such as 2G", type = "any", usual = "no limit",
+        set = policy.budget, doc = "that each cache may have for keys and values, such as 2G" },
     { name = "json", where = "recipe", flag = true, doc = "print one JSON object on standard output and nothing else" },
     { name = "version", where = "program", flag = true, doc = "version and instruction set" },
     { name = "help", also = "-h", flag = true, doc = "this text" },

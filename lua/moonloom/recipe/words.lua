@@ -55,7 +55,8 @@ function M.take(owner, parameters, given, words, at)
     end
     if not value then
         at = at + 1
-        value = words[at] or arguments.refuse(owner, "%s needs %s", shown, parameter.word or "a value")
+        value = words[at] or arguments.refuse(owner, "%s needs %s%s", shown,
+            parameter.needs or parameter.word or "a value", owner and "" or "; moonloom --help lists the options")
     end
     M.put(given, parameter, arguments.from_text(owner, parameter, value, shown))
     return at
@@ -73,7 +74,8 @@ local function written(parameter)
     local option = parameter.short or "--" .. parameter.name:gsub("_", "-")
     if parameter.flag then return option end
     if parameter.type == "boolean" then return parameter.default == true and "--no-" .. option:sub(3) or option end
-    local word = parameter.word or parameter.split == false and "WORD" or parameter.choices and table.concat(parameter.choices, "|")
+    local word = parameter.word or parameter.split == false and "WORD"
+        or parameter.choices and table.concat(parameter.choices, "|")
         or WORDS[parameter.type or "any"]
     return option .. (parameter.bare and " [%s]" or " %s"):format(word)
 end
