@@ -27,9 +27,10 @@ local M = {
 }
 
 -- What this moonloom was asked for, as words for the bench of another one.
-local function options_here()
+local function options_here(model)
     if moonloom.store() then moonloom.wrong_usage("bench compare: --kv-store has no effect on bench") end
-    local words = { "-m", moonloom.path(), "--threads", moonloom.threads(), "--load", moonloom.loading(),
+    local path = type(model) == "table" and model.path or model or moonloom.path()
+    local words = { "-m", path, "--threads", moonloom.threads(), "--load", moonloom.loading(),
         "--numa", (moonloom.numa()), "--precision", moonloom.precision() }
     local function add(name, value)
         words[#words + 1], words[#words + 2] = name, value
@@ -68,7 +69,7 @@ local function compare(comparison, sides, args, words)
 end
 
 function M.run(args)
-    local words = options_here()
+    local words = options_here(args.model)
     for _, word in ipairs(args.words) do words[#words + 1] = tostring(word) end
     local sides = contestants.open(args.build, args.peer, words)
     local comparison = comparisons.new(sides)

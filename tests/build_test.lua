@@ -1,4 +1,4 @@
--- build.sh, in a folder of its own with nothing but made-up tools in its PATH: nothing here installs or compiles.
+-- build.sh and .ci/run, in folders of their own with made-up tools: nothing here installs or compiles.
 local prompts = require "helpers.prompt"
 
 local REAL = { "bash", "basename", "cat", "dirname", "env", "find", "grep", "mkdir", "mktemp", "pwd", "rm", "rmdir",
@@ -186,5 +186,50 @@ describe("build.sh", function()
         assert.truthy(one.calls():find("%-B build/tsan %-G Ninja .*%-DMOONLOOM_SANITIZE=thread\n"))
         assert.equal(0, select(3, one.run("asan")))
         assert.truthy(one.calls():find("%-B build/asan %-G Ninja .*%-DMOONLOOM_SANITIZE=address,undefined\n"))
+    end)
+end)
+
+describe(".ci/run", function()
+    -- Runs it beside a build.sh whose parts print and end as they are told: { lint = { code, last line }, ... }.
+    local function ci(parts)
+        local folder = prompts.shell("mktemp -d")
+        prompts.shell(("mkdir %s/.ci && cp %s/.ci/run %s/.ci/"):format(folder, MOONLOOM_HOME, folder))
+        local file = assert(io.open(folder .. "/build.sh", "w"))
+        file:write("#!/bin/sh\necho \"$1\" >>calls\ncase $1 in\n")
+        for verb, part in pairs(parts) do
+            file:write(("%s) echo '%s'; exit %d ;;\n"):format(verb, part[2], part[1]))
+        end
+        file:write("esac\n")
+        file:close()
+        local code = os.execute(("chmod +x %s/build.sh && cd / && %s/.ci/run >%s/out"):format(folder, folder, folder))
+        local out, calls = prompts.shell("cat " .. folder .. "/out"), prompts.shell("cat " .. folder .. "/calls")
+        os.execute("rm -rf " .. folder)
+        assert.equal("lint\nasan\ntest", calls)
+        return out:match("[^\n]*$"), math.floor(code / 256), out
+    end
+
+    it("closes with what the tests say, where all is well", function()
+        local last, code, out = ci { lint = { 0, "clean" }, asan = { 0, "400 passed, 0 failed" },
+            test = { 0, "412 passed, 0 failed" } }
+        assert.same({ "412 passed, 0 failed", 0 }, { last, code })
+        for _, part in ipairs { "lint", "AddressSanitizer", "tests" } do
+            assert.truthy(out:find(part .. " +well, %d+ s"), out)
+        end
+    end)
+
+    it("fails with each of its parts, and its closing line tells", function()
+        local lint, asan, test = { 0, "clean" }, { 0, "400 passed, 0 failed" }, { 0, "412 passed, 0 failed" }
+        for _, case in ipairs {
+            { { 1, "NOT CLEAN" }, asan, test, "412 passed, 1 failed" },
+            { lint, { 2, "398 passed, 2 failed" }, test, "412 passed, 2 failed" },
+            { lint, { 1, "a compiler error" }, test, "412 passed, 1 failed" },
+            { lint, { 1, "400 passed, 0 failed" }, test, "412 passed, 1 failed" },
+            { lint, asan, { 1, "409 passed, 3 failed" }, "409 passed, 3 failed" },
+            { { 1, "NOT CLEAN" }, asan, { 139, "crashed" }, "0 passed, 2 failed" },
+        } do
+            local last, code, out = ci { lint = case[1], asan = case[2], test = case[3] }
+            assert.same({ case[4], 1 }, { last, code })
+            assert.truthy(out:find("FAILED, %d+ s"), out)
+        end
     end)
 end)

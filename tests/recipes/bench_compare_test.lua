@@ -135,8 +135,8 @@ describe("bench compare", function()
     end)
 
     it("counts the instructions of a token where perf does", function()
-        local words = ("bench compare --build %s --build %s --pairs 1 --json -- --tg 4 --pp 0 --batch 2 --depth 3 "
-            .. "--reps 1"):format(BUILD, BUILD)
+        local words = ("bench compare --threads 1 --build %s --build %s --pairs 1 --json -- --tg 4 --pp 0 --batch 2 "
+            .. "--depth 3 --reps 1"):format(BUILD, BUILD)
         local out, code = with_perf('case $last in true) echo 1,,instructions:u;; *) '
             .. 'echo "$((5000 + last * 800)),,instructions:u,1,100.00,,";; esac', words)
         assert.equal(0, code)
@@ -146,7 +146,8 @@ describe("bench compare", function()
     end)
 
     it("says so where it does not", function()
-        local words = ("bench compare --build %s --build %s --pairs 1 -- --tg 2 --pp 0 --reps 1"):format(BUILD, BUILD)
+        local words = ("bench compare --threads 1 --build %s --build %s --pairs 1 -- --tg 2 --pp 0 "
+            .. "--reps 1"):format(BUILD, BUILD)
         local out, code = with_perf('echo "<not supported>,,instructions:u,0,100.00,,"', words)
         assert.equal(0, code)
         assert.truthy(out:find("instructions: not counted, this machine does not let perf count", 1, true), out)
@@ -182,7 +183,7 @@ describe("bench compare", function()
         local empty = folder.write("empty.json", "[]")
         local other = folder.write("other.json", json.encode { { n_prompt = 9, n_gen = 0, n_threads = 1, avg_ts = 1,
             stddev_ts = 0 } })
-        local build = "--build " .. BUILD
+        local build = "--threads 1 --build " .. BUILD
         for words, expected in pairs {
             [""] = { 2, "needs build" },
             [build] = { 2, "needs --build twice, or once and --peer; there are 1" },
@@ -244,5 +245,8 @@ echo '[{"n_prompt":8,"n_gen":0,"n_threads":1,"avg_ts":20,"stddev_ts":1}]'
         assert.equal("1 pair", got:summary())
         assert.truthy(tostring(got):find("\npp4 ", 1, true))
         assert.equal(before, moonloom.threads())
+        assert.error_matches(function()
+            require("recipes.bench_compare") { build = { BUILD, BUILD }, pairs = 1, model = "/no/such.gguf" }
+        end, "A: .*/no/such.gguf")
     end)
 end)
