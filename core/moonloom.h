@@ -552,9 +552,9 @@ enum {
                               * file says nothing, SentencePiece and llama-bpe want it */
 };
 
-/* Builds the tokenizer that the metadata of `weights` describe: byte-level BPE (tokenizer.ggml.model
- * "gpt2" with pre "gpt-4o", "gpt-2", "llama-bpe") or SentencePiece BPE ("llama"). It copies what it needs: the
- * weights may go. */
+/* Builds the tokenizer for the vocabulary of `weights`: byte-level BPE with the pre-tokenizer gpt-4o, gpt-2 or
+ * llama-bpe, or SentencePiece BPE. It copies what it needs: the weights may go. ML_E_NOT_FOUND if they have no
+ * vocabulary. */
 int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out);
 void ml_tokenizer_free(ml_tokenizer *tokenizer);
 /* Number of tokens in the vocabulary. */
@@ -563,7 +563,7 @@ int64_t ml_tokenizer_size(const ml_tokenizer *tokenizer);
  * needed, also when it is over `capacity`: then call again. Bytes that are no UTF-8 are kept: each run of them is
  * a piece of its own. Special names are found leftmost first, then longest; user-defined tokens always, control
  * tokens with ML_TOKENIZE_SPECIAL. SentencePiece puts a space in front of a text and of what follows a special
- * token (unless tokenizer.ggml.add_space_prefix is false), and takes U+2581 for a space. */
+ * token (unless the file says not to), and takes U+2581 for a space. */
 int ml_tokenizer_encode(const ml_tokenizer *tokenizer, const char *text, int64_t bytes, int flags, int32_t *ids,
                         int64_t capacity, int64_t *count);
 /* The bytes that `id` stands for, perhaps part of a character; special tokens give their name. Owned by the

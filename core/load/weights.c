@@ -1,63 +1,14 @@
-/* The view itself: names, tensors and metadata, whoever filled them in. */
+/* Opening, and questions about tensors; the format's loader has filled in the answers. Metadata: metadata.c. */
 #include "load/weights.h"
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "load/loaders.h"
 #include "load/store.h"
 #include "tensor/tensor.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* Refuses what is surely not a model file by saying what it is. */
-static int check_format(const char *path, const ml_mapping *file) {
-    const uint8_t *data = file->data;
-    uint64_t header;
-    if (file->size >= 4 && memcmp(data, "GGUF", 4) == 0) return ML_OK;
-    if (file->size > 8 && data[8] == '{') {
-        memcpy(&header, data, 8);
-        if (header <= file->size - 8) {
-            return ml_error(ML_E_UNSUPPORTED, "%s is a safetensors file; open the model's GGUF file instead", path);
-        }
-    }
-    if (file->size >= 20 && memcmp(data, "version https://git-", 20) == 0) {
-        return ml_error(ML_E_FORMAT, "%s is a Git LFS pointer, not the file itself; run `git lfs pull`", path);
-    }
-    return ml_error(ML_E_FORMAT, "%s is not a GGUF file: it does not begin with the bytes \"GGUF\"", path);
-}
-
-int ml_weights_map(ml_weights *weights, const char *path) {
-    int status =
-        ml_grow((void **)&weights->files, &weights->file_capacity, weights->file_count + 1, sizeof *weights->files);
-    if (status) return status;
-    ml_mapping *file = &weights->files[weights->file_count];
-    status = ml_mapping_open(path, file);
-    if (status) return status;
-    weights->file_count++;
-    ml_memory_note(ML_MEMORY_MAPPED, (int64_t)file->size);
-    return check_format(path, file);
-}
-
-static void stop_prefault(ml_weights *weights) {
-    ml_prefault_stop(weights->prefault);
-    weights->prefault = NULL;
-}
-
-void ml_weights_clear(ml_weights *weights) {
-    stop_prefault(weights);
-    for (size_t i = 0; i < weights->file_count; i++) {
-        ml_mapping *file = &weights->files[i];
-        ml_memory_note(ML_MEMORY_MAPPED, -(int64_t)(file->size - file->copied));
-        ml_memory_note(ML_MEMORY_COPIED, -(int64_t)file->copied);
-        ml_mapping_close(file);
-    }
-    weights->file_count = 0;
-    ml_metadata_clear(&weights->metadata);
-    ml_names_clear(&weights->names);
-    free(weights->entries);
-    weights->entries = NULL;
-    weights->entry_capacity = 0;
-}
 
 int ml_weights_open(const char *path, ml_weights **out) {
     if (!path || !out) return ml_error(ML_E_ARGUMENT, "ml_weights_open: a path and a place for the result are needed");
@@ -67,9 +18,10 @@ int ml_weights_open(const char *path, ml_weights **out) {
     weights->path = strdup(path);
     int status = weights->path ? ML_OK : ml_error(ML_E_MEMORY, "out of memory: opening %s", path);
     double began = ml_time_now();
-    if (!status) status = ml_weights_map(weights, path);
+    if (!status) status = ml_store_map(weights, path);
+    if (!status) status = ml_loader_find(path, &weights->files[0], &weights->loader);
     weights->timings[0] = ml_time_now() - began;
-    if (!status) status = ml_gguf_load(weights);
+    if (!status) status = weights->loader->load(weights);
     if (status) {
         ml_weights_free(weights);
         return status;
@@ -84,7 +36,7 @@ void ml_weights_retain(ml_weights *weights) {
 
 void ml_weights_free(ml_weights *weights) {
     if (!weights || atomic_fetch_sub_explicit(&weights->references, 1, memory_order_acq_rel) != 1) return;
-    ml_weights_clear(weights);
+    ml_store_clear(weights);
     free(weights->files);
     free(weights->path);
     free(weights);
@@ -96,6 +48,11 @@ const char *ml_weights_path(const ml_weights *weights) {
 
 const uint8_t *ml_weights_data(const ml_weights *weights, int64_t index) {
     return weights->entries[index].data;
+}
+
+int ml_weights_vocabulary(const ml_weights *weights, ml_vocabulary *out) {
+    *out = (ml_vocabulary){0};
+    return weights->loader->vocabulary(weights, out);
 }
 
 void ml_weights_timings(const ml_weights *weights, double out[3]) {
@@ -114,7 +71,7 @@ void ml_weights_prefault(ml_weights *weights) {
 
 int ml_weights_copy(ml_weights *weights, int64_t *copied) {
     if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
-    stop_prefault(weights);
+    ml_store_stop_prefault(weights);
     *copied = 0;
     for (size_t i = 0; i < weights->file_count; i++) {
         ml_mapping *file = &weights->files[i];

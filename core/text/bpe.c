@@ -4,15 +4,12 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/threads.h"
-#include "load/weights.h"
 #include "text/utf8.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-
-static const char MERGES[] = "tokenizer.ggml.merges";
 
 /* ---- GPT-2's spelling of bytes ---------------------------------------------------------------- */
 
@@ -76,9 +73,9 @@ static uint32_t rank_pair(const void *scheme, const uint8_t *text, const ml_symb
 /* Reading the merges, in runs of which every thread takes some. */
 typedef struct merge_reading {
     ml_bpe *bpe;
-    ml_weights *weights;
-    atomic_llong damaged; /* the first merge that is none, or count */
-    atomic_int failed;    /* ML_E_MEMORY */
+    const ml_strings *merges; /* as the file has them */
+    atomic_llong damaged;     /* the first merge that is none, or count */
+    atomic_int failed;        /* ML_E_MEMORY */
 } merge_reading;
 
 static void note_damage(merge_reading *reading, long long index) {
@@ -99,11 +96,11 @@ static int32_t find_token(const ml_vocab *vocab, int32_t last, const uint8_t *te
 static void read_merges(void *arg, int64_t begin, int64_t end, int thread) {
     (void)thread;
     merge_reading *reading = arg;
-    const uint8_t *next;
+    const uint8_t *next = ml_strings_at(reading->merges, begin);
     uint8_t *out = NULL;
     size_t capacity = 0;
     int32_t last = -1;
-    int status = ml_meta_strings(reading->weights, MERGES, begin, &next);
+    int status = ML_OK;
     for (int64_t i = begin; i < end && status == ML_OK; i++) {
         size_t bytes;
         const uint8_t *text = ml_string_next(&next, &bytes);
@@ -134,21 +131,24 @@ static void add_merge(ml_bpe *bpe, int32_t token, uint32_t rank) {
 }
 
 /* A merge whose parts or product are no tokens can never happen: only the product is looked for. */
-static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
+static int load_merges(ml_bpe *bpe, const ml_vocabulary *source) {
+    const int64_t count = source->merges.count;
+    if (count >= UINT32_MAX / 4)
+        return ml_error(ML_E_FORMAT, "%s: %s has %lld items", source->path, source->merges_name, (long long)count);
     const size_t merge_bytes = (size_t)count * sizeof *bpe->merges;
     bpe->block_bytes = merge_bytes + (size_t)bpe->vocab->count * sizeof *bpe->highest;
     bpe->block = ml_memory_map(bpe->block_bytes);
     if (!bpe->block) return ML_E_MEMORY;
     bpe->merges = bpe->block;
     bpe->highest = (uint32_t *)(void *)((uint8_t *)bpe->block + merge_bytes);
-    merge_reading reading = {.bpe = bpe, .weights = weights};
+    merge_reading reading = {.bpe = bpe, .merges = &source->merges};
     atomic_init(&reading.damaged, count);
     ml_parallel(count, 4096, read_merges, &reading);
     const long long damaged = atomic_load(&reading.damaged);
     if (atomic_load(&reading.failed)) return ml_error(ML_E_MEMORY, "out of memory for the merges of the tokenizer");
     if (damaged < count)
-        return ml_error(ML_E_FORMAT, "%s: item %lld of %s is no two parts with a space between",
-                        ml_weights_path(weights), damaged, MERGES);
+        return ml_error(ML_E_FORMAT, "%s: item %lld of %s is no two parts with a space between", source->path, damaged,
+                        source->merges_name);
     for (int64_t i = 0; i < count; i++) {
         const int32_t token = (int32_t)bpe->merges[i].lower;
         if (token >= 0) add_merge(bpe, token, (uint32_t)i);
@@ -156,44 +156,25 @@ static int load_merges(ml_bpe *bpe, ml_weights *weights, int64_t count) {
     return ML_OK;
 }
 
-static int count_merges(ml_weights *weights, int64_t *count) {
-    int kind, item;
-    int status = ml_meta_kind(weights, MERGES, &kind, &item, count);
-    if (status == ML_E_NOT_FOUND)
-        return ml_error(ML_E_FORMAT, "%s: %s is missing, which byte-level BPE needs", ml_weights_path(weights), MERGES);
-    if (status != ML_OK) return status;
-    /* An array without items may have items of any kind. */
-    if (kind != ML_META_ARRAY || (item != ML_META_STRING && *count > 0))
-        return ml_error(ML_E_FORMAT, "%s: %s is no array of strings", ml_weights_path(weights), MERGES);
-    if (*count >= UINT32_MAX / 4)
-        return ml_error(ML_E_FORMAT, "%s: %s has %lld items", ml_weights_path(weights), MERGES, (long long)*count);
-    return ML_OK;
-}
-
 /* ---- loading and encoding --------------------------------------------------------------------- */
 
-static int load_pre(ml_bpe *bpe, ml_weights *weights) {
-    const char *name = "default";
-    int64_t bytes = (int64_t)strlen(name);
-    int status = ml_meta_string(weights, "tokenizer.ggml.pre", 0, &name, &bytes);
-    if (status != ML_OK && status != ML_E_NOT_FOUND) return status;
-    return ml_splitter_create(name, (size_t)bytes, ml_weights_path(weights), &bpe->splitter, &bpe->traits);
+static int load_pre(ml_bpe *bpe, const ml_vocabulary *source) {
+    const char *name = source->pre ? source->pre : "default";
+    const size_t bytes = source->pre ? source->pre_bytes : strlen(name);
+    return ml_splitter_create(name, bytes, source->path, &bpe->splitter, &bpe->traits);
 }
 
-int ml_bpe_load(ml_bpe *bpe, ml_vocab *vocab, ml_weights *weights) {
-    int64_t merges = 0;
+int ml_bpe_load(ml_bpe *bpe, ml_vocab *vocab, const ml_vocabulary *source) {
     bpe->vocab = vocab;
     for (int byte = 0; byte < 256; byte++) {
         uint8_t text = (uint8_t)byte;
         vocab->byte_id[byte] = ml_vocab_find_plain(vocab, &text, 1);
         if (vocab->byte_id[byte] < 0)
             return ml_error(ML_E_FORMAT, "%s: the vocabulary has no token for byte 0x%02X, which byte-level BPE needs",
-                            ml_weights_path(weights), byte);
+                            source->path, byte);
     }
-    int status = load_pre(bpe, weights);
-    if (status == ML_OK) status = count_merges(weights, &merges);
-    if (status == ML_OK) status = load_merges(bpe, weights, merges);
-    return status;
+    int status = load_pre(bpe, source);
+    return status == ML_OK ? load_merges(bpe, source) : status;
 }
 
 void ml_bpe_release(ml_bpe *bpe) {

@@ -25,8 +25,9 @@ typedef struct ml_bpe {
 
 /* GPT-2's spelling of bytes as printable characters, turned back. */
 size_t ml_bpe_spelling(const uint8_t *text, size_t bytes, uint8_t *type, uint8_t *out);
-/* Reads the pre-tokenizer and the merges. `vocab` must have been loaded with ml_bpe_spelling(). */
-int ml_bpe_load(ml_bpe *bpe, ml_vocab *vocab, ml_weights *weights);
+/* Takes the pre-tokenizer and the merges over from `source`. `vocab` must have been loaded from it with
+ * ml_bpe_spelling(). */
+int ml_bpe_load(ml_bpe *bpe, ml_vocab *vocab, const ml_vocabulary *source);
 void ml_bpe_release(ml_bpe *bpe);
 /* Encodes plain text. Runs of bytes that are no UTF-8 are pieces of their own. */
 int ml_bpe_encode(const ml_bpe *bpe, ml_merger *merger, const uint8_t *text, size_t bytes, ml_ids *out);

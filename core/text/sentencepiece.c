@@ -2,13 +2,10 @@
 
 #include "base/error.h"
 #include "base/memory.h"
-#include "load/weights.h"
 #include "text/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static const char SCORES[] = "tokenizer.ggml.scores";
 
 /* U+2581, which stands for a space. */
 static int is_space_mark(const uint8_t *text, size_t bytes) {
@@ -63,28 +60,14 @@ static uint32_t rank_of_score(float score) {
     return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
 }
 
-static int load_scores(ml_sentencepiece *sp, ml_weights *weights) {
-    int kind, item;
-    int64_t count;
-    const char *path = ml_weights_path(weights);
-    int status = ml_meta_kind(weights, SCORES, &kind, &item, &count);
-    if (status == ML_E_NOT_FOUND)
-        return ml_error(ML_E_FORMAT, "%s: %s is missing, which SentencePiece BPE needs", path, SCORES);
-    if (status != ML_OK) return status;
-    if (kind != ML_META_ARRAY || item != ML_META_FLOAT)
-        return ml_error(ML_E_FORMAT, "%s: %s is no array of floats", path, SCORES);
-    if (count != sp->vocab->count)
-        return ml_error(ML_E_FORMAT, "%s: %s has %lld items for %d tokens", path, SCORES, (long long)count,
-                        sp->vocab->count);
-    sp->rank = ml_calloc((size_t)count, sizeof *sp->rank);
+static int load_scores(ml_sentencepiece *sp, const ml_vocabulary *source) {
+    sp->rank = ml_calloc((size_t)sp->vocab->count, sizeof *sp->rank);
     if (!sp->rank) return ML_E_MEMORY;
     for (int32_t id = 0; id < sp->vocab->count; id++) {
-        double score;
-        status = ml_meta_float(weights, SCORES, id, &score);
-        if (status != ML_OK) return status;
-        if (!(score >= -3e38 && score <= 3e38))
-            return ml_error(ML_E_FORMAT, "%s: the score of token %d is no finite number", path, id);
-        sp->rank[id] = rank_of_score((float)score);
+        const float score = source->scores[id];
+        if (!(score >= -3e38f && score <= 3e38f))
+            return ml_error(ML_E_FORMAT, "%s: the score of token %d is no finite number", source->path, id);
+        sp->rank[id] = rank_of_score(score);
     }
     return ML_OK;
 }
@@ -101,25 +84,16 @@ static int joins_words(const ml_vocab *vocab) {
     return 0;
 }
 
-int ml_sentencepiece_load(ml_sentencepiece *sp, ml_vocab *vocab, ml_weights *weights) {
-    int64_t unknown = -1;
+int ml_sentencepiece_load(ml_sentencepiece *sp, ml_vocab *vocab, const ml_vocabulary *source) {
     sp->vocab = vocab;
-    sp->prefix = 1;
-    sp->unknown = -1;
+    sp->prefix = source->add_space != 0;
+    sp->unknown = source->unknown;
     for (int32_t id = vocab->count; id-- > 0;) {
         if (vocab->type[id] == ML_TOKEN_BYTE) vocab->byte_id[*ml_vocab_bytes(vocab, id)] = id;
-        if (vocab->type[id] == ML_TOKEN_UNKNOWN) sp->unknown = id;
+        if (vocab->type[id] == ML_TOKEN_UNKNOWN && source->unknown < 0) sp->unknown = id;
     }
     sp->words_apart = !joins_words(vocab);
-    int status = ml_meta_int(weights, "tokenizer.ggml.unknown_token_id", 0, &unknown);
-    if (status == ML_OK && !ml_vocab_has(vocab, unknown))
-        return ml_error(ML_E_FORMAT, "%s: tokenizer.ggml.unknown_token_id is %lld in a vocabulary of %d",
-                        ml_weights_path(weights), (long long)unknown, vocab->count);
-    if (status == ML_OK) sp->unknown = (int32_t)unknown;
-    if (status == ML_OK || status == ML_E_NOT_FOUND)
-        status = ml_meta_bool(weights, "tokenizer.ggml.add_space_prefix", 0, &sp->prefix);
-    if (status != ML_OK && status != ML_E_NOT_FOUND) return status;
-    return load_scores(sp, weights);
+    return load_scores(sp, source);
 }
 
 void ml_sentencepiece_release(ml_sentencepiece *sp) {

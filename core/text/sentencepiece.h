@@ -15,8 +15,9 @@ typedef struct ml_sentencepiece {
 
 /* The bytes of a token: U+2581 is a space, <0xXX> one byte. */
 size_t ml_sentencepiece_spelling(const uint8_t *text, size_t bytes, uint8_t *type, uint8_t *out);
-/* Reads scores and options. `vocab` must have been loaded with ml_sentencepiece_spelling(). */
-int ml_sentencepiece_load(ml_sentencepiece *sp, ml_vocab *vocab, ml_weights *weights);
+/* Takes scores and options over from `source`. `vocab` must have been loaded from it with ml_sentencepiece_spelling().
+ */
+int ml_sentencepiece_load(ml_sentencepiece *sp, ml_vocab *vocab, const ml_vocabulary *source);
 void ml_sentencepiece_release(ml_sentencepiece *sp);
 /* Encodes plain text that begins a text or follows a special token. U+2581 in it counts as a space, as in the original.
  */

@@ -13,7 +13,7 @@ typedef struct ml_split_traits {
     int bos;         /* a begin-of-text token belongs in front unless the file says otherwise */
 } ml_split_traits;
 
-/* The pre-tokenizer that tokenizer.ggml.pre calls `name` (`bytes` long); `path` is for the error sentence. */
+/* The pre-tokenizer that files call `name` (`bytes` long); `path` is for the error sentence. */
 int ml_splitter_create(const char *name, size_t bytes, const char *path, ml_splitter **out, ml_split_traits *traits);
 void ml_splitter_free(ml_splitter *splitter);
 /* End of the piece that starts at `at` < `bytes`. The text must be well-formed UTF-8. */

@@ -12,52 +12,20 @@ enum { KEPT_SYMBOLS = 1 << 20 };
 
 /* ---- creation --------------------------------------------------------------------------------- */
 
-static int is_string(const char *text, int64_t bytes, const char *wanted) {
-    return (size_t)bytes == strlen(wanted) && memcmp(text, wanted, (size_t)bytes) == 0;
-}
-
-static int load_scheme(ml_tokenizer *tokenizer, ml_weights *weights) {
-    const char *model;
-    int64_t bytes;
-    int status = ml_meta_string(weights, "tokenizer.ggml.model", 0, &model, &bytes);
-    if (status == ML_E_NOT_FOUND)
-        return ml_error(status, "%s: there is no tokenizer in this file (tokenizer.ggml.model is missing)",
-                        ml_weights_path(weights));
+static int load_scheme(ml_tokenizer *tokenizer, const ml_vocabulary *source) {
+    tokenizer->is_bpe = source->scheme == ML_VOCABULARY_BYTE_LEVEL;
+    int status =
+        ml_vocab_load(&tokenizer->vocab, source, tokenizer->is_bpe ? ml_bpe_spelling : ml_sentencepiece_spelling);
     if (status != ML_OK) return status;
-    tokenizer->is_bpe = is_string(model, bytes, "gpt2");
-    if (!tokenizer->is_bpe && !is_string(model, bytes, "llama"))
-        return ml_error(ML_E_UNSUPPORTED, "%s: unknown tokenizer model '%.*s' (gpt2 and llama are known)",
-                        ml_weights_path(weights), bytes < 64 ? (int)bytes : 64, model);
-    if (tokenizer->is_bpe) {
-        status = ml_vocab_load(&tokenizer->vocab, weights, ml_bpe_spelling);
-        return status == ML_OK ? ml_bpe_load(&tokenizer->bpe, &tokenizer->vocab, weights) : status;
-    }
-    status = ml_vocab_load(&tokenizer->vocab, weights, ml_sentencepiece_spelling);
-    return status == ML_OK ? ml_sentencepiece_load(&tokenizer->sentencepiece, &tokenizer->vocab, weights) : status;
+    return tokenizer->is_bpe ? ml_bpe_load(&tokenizer->bpe, &tokenizer->vocab, source)
+                             : ml_sentencepiece_load(&tokenizer->sentencepiece, &tokenizer->vocab, source);
 }
 
-/* Reads a key that names a token: *id = -1 if it is missing. Some files say -1 or 2^32 - 1 for none. */
-static int load_id(const ml_tokenizer *tokenizer, ml_weights *weights, const char *key, int32_t *id) {
-    int64_t value = -1;
-    *id = -1;
-    int status = ml_meta_int(weights, key, 0, &value);
-    if (status == ML_E_NOT_FOUND) return ML_OK;
-    if (status != ML_OK) return status;
-    if (value == -1 || value == UINT32_MAX) return ML_OK;
-    if (!ml_vocab_has(&tokenizer->vocab, value))
-        return ml_error(ML_E_FORMAT, "%s: %s is %lld in a vocabulary of %d", ml_weights_path(weights), key,
-                        (long long)value, tokenizer->vocab.count);
-    *id = (int32_t)value;
-    return ML_OK;
-}
-
-static int load_bos(ml_tokenizer *tokenizer, ml_weights *weights) {
+static void load_bos(ml_tokenizer *tokenizer, const ml_vocabulary *source) {
+    tokenizer->bos = source->bos;
     tokenizer->wants_bos = tokenizer->is_bpe ? tokenizer->bpe.traits.bos : 1;
-    int status = load_id(tokenizer, weights, "tokenizer.ggml.bos_token_id", &tokenizer->bos);
-    if (status == ML_OK) status = ml_meta_bool(weights, "tokenizer.ggml.add_bos_token", 0, &tokenizer->wants_bos);
-    if (status == ML_E_NOT_FOUND) status = ML_OK;
+    if (source->add_bos >= 0) tokenizer->wants_bos = source->add_bos;
     if (tokenizer->bos < 0) tokenizer->wants_bos = 0;
-    return status;
 }
 
 static int32_t find_text(const ml_tokenizer *tokenizer, const char *text) {
@@ -66,18 +34,12 @@ static int32_t find_text(const ml_tokenizer *tokenizer, const char *text) {
 
 /* Marks the tokens that end a generation: those that the file names, and those that models are known to have been
  * trained with, since a file names only one of several. */
-static int load_ends(ml_tokenizer *tokenizer, ml_weights *weights) {
-    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                                       "tokenizer.ggml.eom_token_id"};
+static int load_ends(ml_tokenizer *tokenizer, const ml_vocabulary *source) {
     static const char *const names[] = {"<|return|>", "<|call|>", "<|endoftext|>", "<|eot_id|>", "<|im_end|>"};
     tokenizer->is_end = ml_calloc((size_t)tokenizer->vocab.count, 1);
     if (!tokenizer->is_end) return ML_E_MEMORY;
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        int32_t id;
-        int status = load_id(tokenizer, weights, keys[i], &id);
-        if (status != ML_OK) return status;
-        if (id >= 0) tokenizer->is_end[id] = 1;
-    }
+    for (int i = 0; i < ML_VOCABULARY_ENDS; i++)
+        if (source->ends[i] >= 0) tokenizer->is_end[source->ends[i]] = 1;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         int32_t id = find_text(tokenizer, names[i]);
         if (id >= 0 && ml_vocab_is_apart(&tokenizer->vocab, id)) tokenizer->is_end[id] = 1;
@@ -101,14 +63,14 @@ static void mark_controls(ml_vocab *vocab) {
     }
 }
 
-static int load(ml_tokenizer *tokenizer, ml_weights *weights) {
+static int load(ml_tokenizer *tokenizer, const ml_vocabulary *source) {
     tokenizer->merger = ml_calloc(1, sizeof *tokenizer->merger);
     if (!tokenizer->merger) return ML_E_MEMORY;
-    int status = load_scheme(tokenizer, weights);
+    int status = load_scheme(tokenizer, source);
     if (status != ML_OK) return status;
     mark_controls(&tokenizer->vocab);
-    status = load_bos(tokenizer, weights);
-    if (status == ML_OK) status = load_ends(tokenizer, weights);
+    load_bos(tokenizer, source);
+    status = load_ends(tokenizer, source);
     if (status == ML_OK) status = ml_specials_build(&tokenizer->specials, &tokenizer->vocab, 0);
     if (status == ML_OK) status = ml_specials_build(&tokenizer->user_specials, &tokenizer->vocab, 1);
     return status;
@@ -119,7 +81,10 @@ int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out) {
     ml_tokenizer *tokenizer = ml_calloc(1, sizeof *tokenizer);
     if (!tokenizer) return ML_E_MEMORY;
     atomic_init(&tokenizer->references, 1);
-    int status = load(tokenizer, weights);
+    ml_vocabulary source;
+    int status = ml_weights_vocabulary(weights, &source);
+    if (status == ML_OK) status = load(tokenizer, &source);
+    ml_vocabulary_release(&source);
     if (status != ML_OK) {
         ml_tokenizer_free(tokenizer);
         return status;

@@ -3,13 +3,9 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/memory.h"
-#include "load/weights.h"
 
 #include <string.h>
 #include <sys/mman.h>
-
-static const char TOKENS[] = "tokenizer.ggml.tokens";
-static const char TYPES[] = "tokenizer.ggml.token_type";
 
 enum { HEAD = 8 };
 
@@ -75,46 +71,10 @@ static void insert(ml_vocab *vocab, int32_t id, uint64_t hash) {
     *slot = (ml_vocab_slot){.head = head, .length = (uint32_t)bytes, .taken = (uint32_t)id + 1};
 }
 
-/* Number of items of the array `key` of `item` kinds; ML_E_FORMAT if it is something else. */
-static int array_count(ml_weights *weights, const char *key, int wanted, const char *wanted_name, int64_t *count) {
-    int kind, item;
-    int status = ml_meta_kind(weights, key, &kind, &item, count);
-    if (status != ML_OK) return status;
-    if (kind != ML_META_ARRAY || item != wanted)
-        return ml_error(ML_E_FORMAT, "%s: %s is no array of %s", ml_weights_path(weights), key, wanted_name);
-    return ML_OK;
-}
-
-static int load_types(ml_vocab *vocab, ml_weights *weights) {
-    enum { RUN = 256 };
-    int64_t count, types[RUN];
-    memset(vocab->type, ML_TOKEN_NORMAL, (size_t)vocab->count);
-    int status = array_count(weights, TYPES, ML_META_INT, "integers", &count);
-    if (status == ML_E_NOT_FOUND) return ML_OK;
-    if (status != ML_OK) return status;
-    if (count != vocab->count)
-        return ml_error(ML_E_FORMAT, "%s: %s has %lld items for %d tokens", ml_weights_path(weights), TYPES,
-                        (long long)count, vocab->count);
-    for (int32_t id = 0; id < vocab->count; id++) {
-        if (id % RUN == 0) {
-            status = ml_meta_ints(weights, TYPES, id, count - id < RUN ? count - id : RUN, types);
-            if (status != ML_OK) return status;
-        }
-        const int64_t type = types[id % RUN];
-        if (type < ML_TOKEN_NORMAL || type > ML_TOKEN_BYTE)
-            return ml_error(ML_E_FORMAT, "%s: %s of token %d is %lld, which is no token type (1..6)",
-                            ml_weights_path(weights), TYPES, id, (long long)type);
-        vocab->type[id] = (uint8_t)type;
-    }
-    return ML_OK;
-}
-
 /* Copies the bytes of all tokens, as `spelling` understands them. */
-static int load_bytes(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling) {
-    const uint8_t *next;
+static void load_bytes(ml_vocab *vocab, const ml_vocabulary *source, ml_spelling spelling) {
+    const uint8_t *next = ml_strings_at(&source->tokens, 0);
     size_t used = 0;
-    int status = ml_meta_strings(weights, TOKENS, 0, &next);
-    if (status != ML_OK) return status;
     for (int32_t id = 0; id < vocab->count; id++) {
         size_t bytes;
         const uint8_t *text = ml_string_next(&next, &bytes);
@@ -124,7 +84,6 @@ static int load_bytes(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling
         used += length;
     }
     vocab->start[vocab->count] = (uint32_t)used;
-    return ML_OK;
 }
 
 /* The hashes of some tokens are made first, so that the processor can fetch their slots meanwhile. */
@@ -163,22 +122,19 @@ static int create(ml_vocab *vocab, size_t count, size_t text) {
     return ML_OK;
 }
 
-int ml_vocab_load(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling) {
-    int64_t count;
-    int status = array_count(weights, TOKENS, ML_META_STRING, "strings", &count);
-    if (status == ML_E_NOT_FOUND)
-        return ml_error(status, "%s: there is no vocabulary (%s is missing)", ml_weights_path(weights), TOKENS);
-    if (status != ML_OK) return status;
-    if (count < 1 || count > INT32_MAX / 4)
-        return ml_error(ML_E_FORMAT, "%s: a vocabulary of %lld tokens", ml_weights_path(weights), (long long)count);
-    const size_t text = ml_meta_strings_bytes(weights, TOKENS);
-    if (text >= UINT32_MAX) return ml_error(ML_E_FORMAT, "%s: the vocabulary is over 4 GiB", ml_weights_path(weights));
+int ml_vocab_load(ml_vocab *vocab, const ml_vocabulary *source, ml_spelling spelling) {
+    const size_t count = (size_t)source->tokens.count, text = source->tokens.bytes;
+    if (text >= UINT32_MAX) return ml_error(ML_E_FORMAT, "%s: the vocabulary is over 4 GiB", source->path);
     memset(vocab->byte_id, 0xff, sizeof vocab->byte_id);
-    status = create(vocab, (size_t)count, text);
-    if (status == ML_OK) status = load_types(vocab, weights);
-    if (status == ML_OK) status = load_bytes(vocab, weights, spelling);
-    if (status == ML_OK) build_table(vocab);
-    return status;
+    int status = create(vocab, count, text);
+    if (status != ML_OK) return status;
+    if (source->types)
+        memcpy(vocab->type, source->types, count);
+    else
+        memset(vocab->type, ML_TOKEN_NORMAL, count);
+    load_bytes(vocab, source, spelling);
+    build_table(vocab);
+    return ML_OK;
 }
 
 void ml_vocab_release(ml_vocab *vocab) {

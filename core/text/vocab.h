@@ -1,20 +1,12 @@
-/* The vocabulary: every token's bytes in one block, and a hash table from bytes to id. */
+/* The tokens of a vocabulary as encoding looks them up: every token's bytes in one block, and a hash table from bytes
+ * to id. */
 #ifndef ML_TEXT_VOCAB_H
 #define ML_TEXT_VOCAB_H
 
+#include "load/vocabulary.h"
 #include "moonloom.h"
 
 #include <stddef.h>
-
-/* tokenizer.ggml.token_type of GGUF. */
-enum {
-    ML_TOKEN_NORMAL = 1,
-    ML_TOKEN_UNKNOWN = 2,
-    ML_TOKEN_CONTROL = 3,
-    ML_TOKEN_USER = 4,
-    ML_TOKEN_UNUSED = 5,
-    ML_TOKEN_BYTE = 6
-};
 
 /* A slot of the hash table. It holds the beginning of the token's bytes, so that most look-ups touch nothing else. */
 typedef struct ml_vocab_slot {
@@ -43,9 +35,9 @@ typedef struct ml_vocab {
 enum { ML_SPELLING_SLACK = 8 };
 typedef size_t (*ml_spelling)(const uint8_t *text, size_t bytes, uint8_t *type, uint8_t *out);
 
-/* Reads tokenizer.ggml.tokens and token_type. Two tokens may stand for the same bytes: the one that plain text can
- * become is found, then the lower id. */
-int ml_vocab_load(ml_vocab *vocab, ml_weights *weights, ml_spelling spelling);
+/* Takes the tokens and their types over from `source`. Two tokens may stand for the same bytes: the one that plain text
+ * can become is found, then the lower id. */
+int ml_vocab_load(ml_vocab *vocab, const ml_vocabulary *source, ml_spelling spelling);
 void ml_vocab_release(ml_vocab *vocab);
 
 /* The token that stands for exactly these bytes, of any type, or -1. */
