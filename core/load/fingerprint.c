@@ -1,4 +1,5 @@
-/* What tells one set of weights from another without reading all of them. */
+#include "load/fingerprint.h"
+
 #include "base/hash.h"
 #include "load/store.h"
 
@@ -7,9 +8,9 @@
 enum { SAMPLE = 64 }; /* bytes from the beginning, the middle and the end of each tensor */
 
 static uint64_t fingerprint(const ml_weights *weights, uint64_t hash) {
-    const int64_t count = ml_weights_count(weights);
+    const size_t count = weights->names.count;
     hash = ml_hash_add(hash, (uint64_t)count);
-    for (int64_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         const ml_tensor_info *info = &weights->entries[i].info;
         const uint8_t *data = weights->entries[i].data;
         hash = ml_hash(info->name, (int64_t)strlen(info->name), hash);

@@ -141,9 +141,9 @@ static int read_parts(ml_weights *weights, char *path, size_t stem, split said) 
         status = read_part(weights, path, said, said.number ? &own : &weights->metadata);
         ml_metadata_clear(&own);
     }
-    if (!status && said.tensors >= 0 && said.tensors != ml_weights_count(weights)) {
-        status = ml_error(ML_E_FORMAT, "%s: the parts hold %lld tensors together, but should hold %lld", weights->path,
-                          (long long)ml_weights_count(weights), (long long)said.tensors);
+    if (!status && said.tensors >= 0 && said.tensors != (int64_t)weights->names.count) {
+        status = ml_error(ML_E_FORMAT, "%s: the parts hold %zu tensors together, but should hold %lld", weights->path,
+                          weights->names.count, (long long)said.tensors);
     }
     return status;
 }

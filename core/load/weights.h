@@ -14,8 +14,5 @@ const uint8_t *ml_weights_data(const ml_weights *weights, int64_t index);
 /* Fills `out` with the vocabulary; release it whether this succeeds or not. ML_E_NOT_FOUND, with a sentence, if there
  * is none. */
 int ml_weights_vocabulary(const ml_weights *weights, ml_vocabulary *out);
-/* Two hashes over names, types and shapes of all tensors and a sample of their bytes. They do not depend on where the
- * file lies. */
-void ml_weights_fingerprint(const ml_weights *weights, uint64_t out[2]);
 
 #endif

@@ -1,8 +1,8 @@
 /* Which model a session is of. */
 #include "base/hash.h"
-#include "load/weights.h"
+#include "load/fingerprint.h"
 #include "model/model.h"
-#include "text/tokenizer.h"
+#include "text/fingerprint.h"
 
 #include <string.h>
 

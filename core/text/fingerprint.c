@@ -1,3 +1,5 @@
+#include "text/fingerprint.h"
+
 #include "base/hash.h"
 #include "text/tokenizer.h"
 

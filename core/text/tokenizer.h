@@ -31,7 +31,4 @@ typedef struct ml_unprefix {
 int ml_tokenizer_text_at(const ml_tokenizer *tokenizer, int32_t id, ml_unprefix *place, const uint8_t **bytes,
                          size_t *count);
 
-/* Two hashes over all tokens and their types. */
-void ml_tokenizer_fingerprint(const ml_tokenizer *tokenizer, uint64_t out[2]);
-
 #endif
