@@ -214,11 +214,11 @@ const char *ml_meta_key(const ml_weights *weights, int64_t index);
 int ml_meta_kind(const ml_weights *weights, const char *key, int *kind, int *item, int64_t *count);
 /* Item `index` (0 for a plain value) as an integer; ML_E_ARGUMENT if it is of another kind. */
 int ml_meta_int(const ml_weights *weights, const char *key, int64_t index, int64_t *out);
-/* The same as a double; integers are converted. */
+/* Item `index` (0 for a plain value) as a double; integers are converted. */
 int ml_meta_float(const ml_weights *weights, const char *key, int64_t index, double *out);
-/* The same as 0 or 1. */
+/* Item `index` (0 for a plain value) as 0 or 1; ML_E_ARGUMENT if it is of another kind. */
 int ml_meta_bool(const ml_weights *weights, const char *key, int64_t index, int *out);
-/* The same as bytes in the mapped file: not zero-terminated, owned by the weights. */
+/* Item `index` (0 for a plain value) as bytes in the mapped file: not zero-terminated, owned by the weights. */
 int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, const char **out, int64_t *bytes);
 
 /* ---- model ------------------------------------------------------------------------------------ */

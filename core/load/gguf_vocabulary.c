@@ -91,10 +91,9 @@ static int read_scores(const ml_weights *weights, ml_vocabulary *out) {
 
 /* ---- ids and flags ---------------------------------------------------------------------------- */
 
-/* The token that `key` names, or -1 if there is no such key. Some files say -1 or 2^32 - 1 for none. */
+/* The token that `key` names; *out stays if there is no such key. Some files say -1 or 2^32 - 1 for none. */
 static int read_id(const ml_weights *weights, const char *key, int64_t tokens, int32_t *out) {
     int64_t value = -1;
-    *out = -1;
     int status = ml_meta_int(weights, key, 0, &value);
     if (status == ML_E_NOT_FOUND) return ML_OK;
     if (status || value == -1 || value == UINT32_MAX) return status;
@@ -106,9 +105,8 @@ static int read_id(const ml_weights *weights, const char *key, int64_t tokens, i
     return ML_OK;
 }
 
-/* 0 or 1, or -1 if there is no such key. */
+/* 0 or 1; *out stays if there is no such key. */
 static int read_flag(const ml_weights *weights, const char *key, int *out) {
-    *out = -1;
     int status = ml_meta_bool(weights, key, 0, out);
     return status == ML_E_NOT_FOUND ? ML_OK : status;
 }
@@ -164,8 +162,6 @@ static int read_sentencepiece(const ml_weights *weights, ml_vocabulary *out) {
 }
 
 int ml_gguf_vocabulary(const ml_weights *weights, ml_vocabulary *out) {
-    out->path = weights->path;
-    out->unknown = out->add_space = -1;
     int status = read_scheme(weights, out);
     if (!status) status = read_tokens(weights, out);
     if (!status) status = read_types(weights, out);

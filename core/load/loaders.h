@@ -13,8 +13,8 @@ typedef struct ml_loader {
     /* Fills `weights`, which has weights->path mapped as its only file, and may map more. Every length, offset and
      * count is checked against the files. What a failure leaves is freed by the caller. */
     int (*load)(ml_weights *weights);
-    /* Fills `out`, which is zeroed, from weights that it loaded; the caller releases it, after a failure as well.
-     * ML_E_NOT_FOUND if they have none. */
+    /* Fills `out`, in which the path stands and everything else says nothing yet, from weights that it loaded; the
+     * caller releases it, after a failure as well. ML_E_NOT_FOUND if they have no vocabulary. */
     int (*vocabulary)(const ml_weights *weights, ml_vocabulary *out);
 } ml_loader;
 

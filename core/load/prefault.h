@@ -11,7 +11,7 @@ typedef struct ml_prefault ml_prefault;
  * in small pages: to map those ahead takes as long as to meet them one by one. NULL where the system cannot do it
  * (before Linux 6.5); all works without. */
 ml_prefault *ml_prefault_start(const ml_mapping *files, size_t count);
-/* Ends it, wherever it is; NULL is fine. */
+/* Ends the thread, wherever it is; NULL is fine. */
 void ml_prefault_stop(ml_prefault *prefault);
 
 #endif

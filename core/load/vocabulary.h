@@ -33,8 +33,8 @@ typedef struct ml_vocabulary {
     int32_t bos;                      /* begin of text, or -1 */
     int32_t unknown;                  /* what stands for text that has no token, or -1 */
     int32_t ends[ML_VOCABULARY_ENDS]; /* end of text, of a turn, of a message; each may be -1 */
-    int add_bos;                      /* bos belongs in front of a text: 0, 1, or -1 if the file says nothing */
-    int add_space;                    /* so does a space: likewise; SentencePiece alone */
+    int add_bos;                      /* whether bos belongs in front of a text: 0, 1, or -1 if the file says nothing */
+    int add_space;                    /* whether a space belongs in front of a text: 0, 1 or -1; SentencePiece alone */
 
     const char *pre; /* name of the pre-tokenizer, or NULL if the file says nothing; byte-level BPE alone */
     size_t pre_bytes;

@@ -51,7 +51,8 @@ const uint8_t *ml_weights_data(const ml_weights *weights, int64_t index) {
 }
 
 int ml_weights_vocabulary(const ml_weights *weights, ml_vocabulary *out) {
-    *out = (ml_vocabulary){0};
+    *out = (ml_vocabulary){
+        .path = weights->path, .bos = -1, .unknown = -1, .ends = {-1, -1, -1}, .add_bos = -1, .add_space = -1};
     return weights->loader->vocabulary(weights, out);
 }
 

@@ -14,10 +14,10 @@ struct ml_tokenizer {
     int is_bpe; /* byte-level BPE, else SentencePiece */
     ml_bpe bpe;
     ml_sentencepiece sentencepiece;
-    ml_specials specials;      /* names that are parsed with ML_TOKENIZE_SPECIAL */
-    ml_specials user_specials; /* names that always are */
+    ml_specials specials;      /* names that become tokens with ML_TOKENIZE_SPECIAL */
+    ml_specials user_specials; /* names that always become tokens */
     int32_t bos;               /* begin-of-text token, or -1 */
-    int wants_bos;             /* it belongs in front of a text */
+    int wants_bos;             /* bos belongs in front of a text */
     uint8_t *is_end;           /* 1 for each token that ends a generation */
     ml_merger *merger;         /* scratch of encode */
 };

@@ -74,14 +74,19 @@ function M.set(meta, key, kind, value)
     return meta
 end
 
---- Writes the file and opens its tokenizer.
-function M.open(meta)
+--- Writes the file; its path.
+function M.write(meta)
     local path = folder.path("small.gguf")
     writer.save(path, { force = true }, function(file)
         file:meta("general.architecture", "string", "none")
         for _, entry in ipairs(meta) do file:meta(entry[1], entry[2], entry[3]) end
     end)
-    return tokenizer.open(path)
+    return path
+end
+
+--- Writes the file and opens its tokenizer.
+function M.open(meta)
+    return tokenizer.open(M.write(meta))
 end
 
 return M

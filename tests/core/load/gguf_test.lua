@@ -153,6 +153,8 @@ describe("gguf", function()
         assert.truthy(message(ml.home .. "/data"):find("is a folder", 1, true))
         assert.truthy(message("/dev/null"):find("not a regular file", 1, true))
         assert_refused("", "is empty")
+        assert.equal(folder.path("refused.gguf") .. " is in no format that moonloom reads: it is not a GGUF file, "
+            .. 'which begins with the bytes "GGUF"', refusal("x"))
         assert_refused("GG", "not a GGUF file")
         assert_refused("hello, world, this is text", "not a GGUF file")
         assert_refused(u64(20) .. '{"a":{"dtype":"F32"}}', "safetensors")
