@@ -141,7 +141,7 @@ describe("loading", function()
         assert.equal(mapped, (run "logits --prompt Once --top 3 --json --load copy"))
         local _, err, code = run "--load slowly -e 1"
         assert.equal(2, code)
-        assert.truthy(err:find("load is map or copy, not 'slowly'", 1, true))
+        assert.truthy(err:find("--load must be one of map, copy, not 'slowly'", 1, true))
         _, err, code = run "logits --prompt Once --load slowly"
         assert.equal(2, code)
         assert.truthy(err:find("load must be one of map, copy", 1, true))
