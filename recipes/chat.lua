@@ -197,7 +197,7 @@ function M.methods:say(text, streamed)
         turn.reply = setmetatable({ generation = g, streamed = streamed, branch = branch, fed = 0 }, Reply)
         g.streamed = streamed
         turn.reply.listener = way.listen(g, streamed)
-        g.recipe.loop(g)
+        g:go()
         turn.reply.fed = g.times.fed
         if streamed then io.stdout:write("\n") end
     end)

@@ -1,8 +1,8 @@
--- Generate: goes on from a prompt, token by token. `next` is one token; save a change here and the next token uses it.
+-- Generate: goes on from a prompt, token by token. The loop that does it is recipes/loop.lua.
 local generation = require "moonloom.generation"
 local interrupt = require "moonloom._core.interrupt"
+local loop = require "recipes.loop"
 local moonloom = require "moonloom"
-local progress = require "moonloom._core.progress"
 local read_file = require "moonloom._core.read_file"
 local samplers = require "recipes.samplers"
 local terminal = require "moonloom._core.terminal"
@@ -22,7 +22,6 @@ local M = {
         { name = "repetition_penalty", type = "number", default = 1, min = 0.1, doc = "over 1 shuns the last 64" },
         { name = "seed", type = "integer", doc = "the same seed gives the same text; default: a new one" },
         { name = "stop", type = "list", doc = "texts at which to stop" },
-        { name = "only_best", type = "boolean", default = false, doc = "temperature 0 without all logits: faster" },
         { name = "cache", type = "string", default = "bf16", choices = { "bf16", "f32" }, doc = "keys and values" },
         { name = "bandwidth", type = "boolean", default = false, doc = "measure read bandwidth (--json always does)" },
         { name = "chain", type = "list", from_lua = true, doc = "samplers: see recipes/samplers.lua" },
@@ -30,62 +29,20 @@ local M = {
     },
 }
 
--- One token. Returns why to stop, or nil.
-function M.next(g)
-    if g.parameters.only_best then
-        g:push(g:best())
-        return g:finished()
-    end
-    g:advance()
-    local candidates = g:candidates()
-    local id = samplers.choose(g.chain, candidates, g:context())
-    g:push(id, candidates)
-    return g:finished()
-end
-
-local function read_prompt(g)
-    local bar = progress.start { label = "reading", total = #g.all, unit = "tokens" }
-    interrupt.finally(function()
-        g:prepare { progress = function(fed, total)
-            bar.total = total -- what the session has of it already is not read again
-            bar:update(fed)
-        end }
-    end, function() bar:done() end)
-end
-
--- Makes tokens until there is a reason to stop; Ctrl-C is one, after which resume() goes on.
 function M.loop(g)
-    local live = require "recipes.generate" -- what is saved while the loop runs
-    local done = interrupt.catch(function()
-        read_prompt(g)
-        if g.opening then g.write(g.opening) end
-        g.opening = nil
-        repeat
-            local stop = live.next(g)
-            if g.write then g:stream(g.write) end
-            g.stop = stop
-        until stop
-    end)
-    if not done then g.stop = "interrupted" end
-    if g.write then g:stream(g.write, true) end
-    moonloom.last = g
-    return g
+    return loop.loop(g)
 end
 
 function M.chain(p)
-    local chain = samplers.chain(p.chain or samplers.usual(p))
-    if p.only_best and not (#chain == 1 and chain[1][1] == "greedy") then
-        error("only_best takes the best token without a sampler: it needs temperature 0 and nothing else "
-            .. "(or only_best = false)", 0)
-    end
-    return chain
+    return samplers.chain(p.chain or samplers.usual(p))
 end
 
 -- The ids to go on from, and their text if it was given as text.
 local function prompt_of(args, model, session)
     local given = (args.prompt and 1 or 0) + (args.prompt_file and 1 or 0) + (args.ids and 1 or 0)
-    if given ~= 1 then moonloom.wrong_usage("generate needs one of prompt, prompt_file and ids") end
     local ids, text = session:tokens(), args.prompt
+    if given == 0 and #ids > 0 then return ids end
+    if given ~= 1 then moonloom.wrong_usage("generate needs one of prompt, prompt_file and ids") end
     if args.prompt_file then text = read_file(args.prompt_file, "the prompt") end
     local more = args.ids or model:tokenize(text, { special = true, bos = #ids == 0 })
     for _, id in ipairs(more) do
@@ -104,6 +61,16 @@ local function screen()
     end
 end
 
+-- Lets a generation write itself to the terminal as it comes, if somebody looks. What it has by now is what it goes on
+-- from. Where a probability is shown, it is worked out with the token, not later.
+function M.show(g, door)
+    local shown = door and door.command and not door.json and terminal.is_terminal(1)
+    g.probabilities = terminal.has_colour(1) or door and door.json
+    g.streamed = moonloom.interactive or shown
+    if not g.streamed then return end
+    g.write, g.opening = screen(), g.prompt .. g.text -- written when it has been read: the bar needs the line
+end
+
 function M.run(args, door)
     local model = args.session and args.session.model or moonloom.current(args.model)
     local session = args.session or model:session { cache = args.cache }
@@ -112,11 +79,8 @@ function M.run(args, door)
         model = model, session = session, prompt_ids = ids, prompt = text, parameters = args,
         recipe = require "recipes.generate",
     }
-    g.streamed = moonloom.interactive or door.command and not door.json and terminal.is_terminal(1)
-    if g.streamed then
-        g.write, g.opening = screen(), g.prompt -- written when it has been read: the bar needs the line
-    end
-    M.loop(g)
+    M.show(g, door)
+    g:go()
     if g.streamed then io.stdout:write("\n") end
     if door.command and not door.json then io.stderr:write(g:summary(), "\n") end
     g.peak_bytes = moonloom.peak_bytes()

@@ -76,6 +76,14 @@ function M.chain(list)
     return chain
 end
 
+-- What a chain needs of the logits: "best" where it only ever takes the best token, else all "logits".
+function M.wants(chain)
+    for _, entry in ipairs(chain) do
+        if entry[1] ~= "greedy" then return "logits" end
+    end
+    return #chain > 0 and "best" or "logits"
+end
+
 -- The usual chain for the parameters of generate.
 function M.usual(p)
     local chain = {}

@@ -96,12 +96,13 @@ local function settle(self)
     self.cache:settle(position)
 end
 
---- The whole pass: embed, every layer, head, commit. On failure the sessions are as before.
-function Batch:forward()
+--- The whole pass: embed, every layer, head, commit. On failure the sessions are as before. With `later` the policy of
+--- the cache is not applied yet: rows that may be taken back again must not make pages cold. Then the caller does it.
+function Batch:forward(later)
     local cache = fresh_cache_of(self)
     self.epoch[0] = self.epoch[0] + 1
     check(C.ml_forward(cache, self._handle))
-    settle(self)
+    if later then self.added = no_rows() else settle(self) end
     return self
 end
 

@@ -6,6 +6,7 @@
 --     candidates:probability(id), :logsumexp()                 candidates:keep(40)  only the best 40
 --     candidates:best() -> id, logit                           candidates:keep_above(logit)
 --     candidates:rank_of_mass(0.95)   how many make up 95 %    candidates:sample(u) -> id, for u in [0, 1)
+--     candidates:before(5)            the best before any change
 --
 -- Until something is dropped, values are scale * logits, except for the changed ids; the ranking is found as far as it
 -- is needed. Once something is dropped, the ranking is all there is. Probabilities are normalised in double. Equal
@@ -24,11 +25,29 @@ local HEAD = 64 -- how much of the ranking is found at once at least
 --- Candidates over a logits object.
 function M.new(logits)
     return setmetatable({
-        logits = logits, data = logits:pointer(), n = tonumber(logits.count),
+        logits = logits, n = tonumber(logits.count),
         factor = 1, changed = {}, changes = 0,
         limited = false, ids = nil, values = nil, ranked = 0, -- the ranking, from 0
         top_value = nil, mass = nil, -- the normaliser, while it is known
+        raw_ids = nil, raw_values = nil, raw = 0, -- the best plain logits, as far as they were looked for, from 0
+        raw_mass = nil, -- their normaliser, once it is known
     }, Candidates)
+end
+
+--- The best token alone, where a pass worked out nothing else: a list of one, without logits behind it.
+function M.single(id, logit, vocabulary)
+    if logit ~= logit or math.abs(logit) == math.huge then
+        error("the logits are not finite: there is no best token", 0)
+    end
+    return setmetatable({
+        n = vocabulary, factor = 1, changed = {}, changes = 0,
+        limited = true, ids = ffi.new("int32_t[1]", id), values = ffi.new("double[1]", logit), ranked = 1,
+    }, Candidates)
+end
+
+-- The floats, which a later pass may have taken away.
+local function data(self)
+    return self.logits:pointer()
 end
 
 local function is_better(value, id, other_value, other_id)
@@ -70,14 +89,21 @@ local function merge(self, k, raw_ids, raw_values)
     self.ids, self.values, self.ranked = ids, values, count
 end
 
+-- The `k` best plain logits, in two arrays.
+local function raw_ranking(self, k)
+    if self.raw < k then
+        self.raw_ids, self.raw_values, self.raw = ffi.new("int32_t[?]", k), ffi.new("float[?]", k), k
+        check(C.ml_logits_topk(data(self), self.n, k, self.raw_ids, self.raw_values))
+    end
+    return self.raw_ids, self.raw_values
+end
+
 -- Finds the ranking of the first `wanted` candidates, or of all if there are fewer. Returns how many are ranked.
 local function rank(self, wanted)
     wanted = math.min(wanted, self.n)
     if self.limited or self.ranked >= wanted or self.complete then return self.ranked end
     local k = math.min(self.n, math.max(HEAD, wanted + self.changes, self.ranked * 16))
-    local raw_ids, raw_values = ffi.new("int32_t[?]", k), ffi.new("float[?]", k)
-    check(C.ml_logits_topk(self.data, self.n, k, raw_ids, raw_values))
-    merge(self, k, raw_ids, raw_values)
+    merge(self, k, raw_ranking(self, k))
     self.complete = k == self.n
     return self.ranked
 end
@@ -96,8 +122,8 @@ local NOT_FINITE = "the logits are not finite: there are no probabilities to sam
 
 -- Raises what is to say where no candidate is left. NaN ranks last: a best logit that is NaN means that all are.
 local function fail_empty(self, level)
-    local _, value = self.logits:argmax()
-    error(value > -math.huge and "the samplers left no candidate" or NOT_FINITE, level)
+    local finite = not self.logits or select(2, self.logits:argmax()) > -math.huge
+    error(finite and "the samplers left no candidate" or NOT_FINITE, level)
 end
 
 local number = ffi.new("double[1]")
@@ -111,9 +137,10 @@ local function normaliser(self)
         for i = 0, self.ranked - 1 do sum = sum + math.exp(self.values[i] - top) end
     else
         local list, skip = skip_list(self)
-        check(C.ml_logits_mass(self.data, self.n, self.factor, top, skip, #list, number))
+        check(C.ml_logits_mass(data(self), self.n, self.factor, top, skip, #list, number))
         sum = number[0]
         for _, id in ipairs(list) do sum = sum + math.exp(self.changed[id] - top) end
+        if self.factor == 1 and #list == 0 then self.raw_mass = sum end
     end
     if not (sum > 0 and sum < math.huge) then
         error(NOT_FINITE, 0)
@@ -147,7 +174,7 @@ function Candidates:logit(id)
         local at = find(self, id)
         return at and self.values[at] or -math.huge
     end
-    return self.changed[id] or self.factor * self.data[id]
+    return self.changed[id] or self.factor * data(self)[id]
 end
 
 -- Moves the candidate at `at` of a limited ranking to where `value` puts it.
@@ -271,6 +298,25 @@ function Candidates:top(count)
     return list
 end
 
+--- What the model said before any change: the best `count` as top() lists them, and log(sum(exp(logits))) of all.
+function Candidates:before(count)
+    local k = math.min(count, self.n)
+    local ids, values = raw_ranking(self, k)
+    local top, list = values[0], {}
+    if not self.raw_mass then
+        check(C.ml_logits_mass(data(self), self.n, 1, top, nil, 0, number))
+        self.raw_mass = number[0]
+    end
+    if not (self.raw_mass > 0 and self.raw_mass < math.huge) then error(NOT_FINITE, 0) end
+    for i = 1, k do
+        local value = values[i - 1]
+        if value > -math.huge then
+            list[#list + 1] = { id = ids[i - 1], logit = value, p = math.exp(value - top) / self.raw_mass }
+        end
+    end
+    return list, top + math.log(self.raw_mass)
+end
+
 local picked = ffi.new("int32_t[1]")
 
 --- Draws a token: `u` is uniform in [0, 1).
@@ -289,7 +335,7 @@ function Candidates:sample(u)
         sum = sum + math.exp(self.changed[id] - top)
         if sum > target then return id end
     end
-    local status = C.ml_logits_pick(self.data, self.n, self.factor, top, skip, #list, target - sum, picked)
+    local status = C.ml_logits_pick(data(self), self.n, self.factor, top, skip, #list, target - sum, picked)
     if status == C.ML_E_NOT_FOUND then return (self:best()) end -- every weight is on changed ids
     check(status)
     return picked[0]

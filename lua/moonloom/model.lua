@@ -139,16 +139,24 @@ function Model:batch(capacity)
     return batch.new(self, capacity)
 end
 
--- The batch for prefills and step_all(), which all sessions of the model take turns with; it grows on demand.
+--- `old`, a batch of this model or nil, if it has so many rows; else a larger one. For modules of lua/.
+function Model:grown_batch(old, rows)
+    if old and old.capacity >= rows then return old end
+    local capacity = 16
+    while capacity < rows do capacity = capacity * 2 end
+    return batch.new(self, capacity)
+end
+
+--- The batch for prefills and step_all(), which all sessions of the model take turns with.
 function Model:shared_batch(rows)
-    local shared = self._batch
-    if not shared or shared.capacity < rows then
-        local capacity = 16
-        while capacity < rows do capacity = capacity * 2 end
-        shared = batch.new(self, capacity)
-        self._batch = shared
-    end
-    return shared
+    self._batch = self:grown_batch(self._batch, rows)
+    return self._batch
+end
+
+--- The batch for passes of verify(), which are no prefills: their logits outlive one.
+function Model:verify_batch(rows)
+    self._verify = self:grown_batch(self._verify, rows)
+    return self._verify
 end
 
 --- model:tokenize(text, { special = true, bos = false }) -> list of ids.
@@ -174,7 +182,7 @@ function Model:close()
         ffi.gc(entry[2], nil)
         entry[1]:leave()
     end
-    self._handle, self._batch, self._caches = nil, nil, {}
+    self._handle, self._batch, self._verify, self._caches = nil, nil, nil, {}
     self.tokenizer:close()
     self.weights:close()
 end

@@ -9,6 +9,7 @@ local interrupt = require "moonloom._core.interrupt"
 local memory = require "moonloom.cache.memory"
 local ml = require "moonloom._core.ffi"
 local policy = require "moonloom.cache.policy"
+local pool = require "moonloom.pool"
 local store = require "moonloom.cache.store"
 local C, check = ml.C, ml.check
 
@@ -184,32 +185,95 @@ function Session:fill_random(count, seed)
     return self
 end
 
+local function checked_position(self, position, verb)
+    local length = self.position
+    if type(position) ~= "number" or position % 1 ~= 0 or position < 0 or position > length then
+        error(("cannot %s %s: the session has %d tokens"):format(verb, tostring(position), length), 3)
+    end
+    return position
+end
+
 -- ---- going forward
 
 local function keep_logits(self, batch, row)
     self._logits, self._logits_at = batch:logits(row), self.position
 end
 
--- A pass of one token that wants logits (true) or the best. Returns its batch.
-local function feed_one(self, id, want)
-    local batch = rawget(self, "_step") or self.model:batch(1)
-    self._step = batch
-    batch:clear():add(self, id, want)
-    return batch:forward()
+-- A pass of `ids`, of which those from `from` on want logits (true) or the best: with others in a pool, else alone. The
+-- policy of the cache is left to the caller with `later`. Returns the batch, and its row before the first of these.
+local function pass(self, ids, want, from, later)
+    local batch, before = pool.turn(self, ids, want, from)
+    if batch then return batch, before end
+    if #ids == 1 then
+        batch = rawget(self, "_step") or self.model:batch(1)
+        self._step = batch
+    else
+        batch = self.model:verify_batch(#ids)
+    end
+    batch:clear()
+    for i, id in ipairs(ids) do batch:add(self, id, i >= from and want) end
+    return batch:forward(later), 0
 end
 
 --- Feeds one token; its logits are there afterwards. Returns the session.
 function Session:step(id)
-    keep_logits(self, feed_one(self, id, true), 1)
+    local batch, before = pass(self, { given.token(id) }, true, 1)
+    keep_logits(self, batch, before + 1)
     return self
 end
 
 --- Feeds one token and returns the best next one, and its logit, without working out all logits: the same token as
 --- session:step(id):logits():argmax() gives, faster (see ML_WANT_BEST in core/moonloom.h).
 function Session:best(id)
-    local batch = feed_one(self, id, "best")
+    local batch, before = pass(self, { given.token(id) }, "best", 1)
     self._logits = nil
-    return batch:best(1)
+    return batch:best(before + 1)
+end
+
+--- session:verify(ids, "logits" | "best", from) -> list. Feeds `ids` in one pass and returns what follows each of them
+--- from ids[from] (1) on: logits, or { id =, logit = } of the best token. They are all in the session then; keep() has
+--- to take back what turns out wrong before anything else is fed, and applies the policy of the cache, which verify()
+--- does not. Each row has the numbers of a pass of its own as long as there are no more than certain() says.
+function Session:verify(ids, want, from)
+    if type(ids) ~= "table" or #ids == 0 then error("verify takes a list of token ids", 2) end
+    if want ~= "logits" and want ~= "best" then
+        error(('verify wants "logits" or "best", not %s'):format(tostring(want)), 2)
+    end
+    from = given.whole(from or 1, "the first row")
+    for i = 1, #ids do given.token(ids[i]) end
+    local batch, before = pass(self, ids, want == "best" and want or true, from, true)
+    local rows = {}
+    for i = from, #ids do
+        if want == "best" then
+            local id, logit = batch:best(before + i)
+            rows[#rows + 1] = { id = id, logit = logit }
+        else
+            rows[#rows + 1] = batch:logits(before + i)
+        end
+    end
+    self._logits, self._logits_at = want == "logits" and rows[#rows] or nil, self.position
+    return rows
+end
+
+--- Ends what verify() began: forgets what it fed beyond `position`, without keeping it as a prefix for others, and
+--- applies the policy of the cache to the rest. Returns the session.
+function Session:keep(position)
+    checked_position(self, position, "keep")
+    local cache = self:shared_cache()
+    if position < self.position then
+        check(C.ml_sequence_forget(cache.handle, self.sequence, position))
+        self._logits = nil
+    end
+    if not pool.settles() then cache:settle(position) end
+    return self
+end
+
+--- How many tokens may go through the model in one pass and have the numbers that they have one at a time: until a
+--- policy that rounds makes the next page cold, 1 at least; more than anybody has where it rounds nothing.
+function Session:certain()
+    local cache = self:shared_cache()
+    if cache.policy and cache.policy.source.at then return 1 end -- it may say something else after each token
+    return tonumber(check(C.ml_sequence_certain(cache.handle, self.sequence)))
 end
 
 -- Feeds ids[first..last] in one pass.
@@ -335,14 +399,6 @@ function Session:logits()
 end
 
 -- ---- going back and apart
-
-local function checked_position(self, position, verb)
-    local length = self.position
-    if type(position) ~= "number" or position % 1 ~= 0 or position < 0 or position > length then
-        error(("cannot %s %s: the session has %d tokens"):format(verb, tostring(position), length), 3)
-    end
-    return position
-end
 
 --- Forgets everything from `position` (0 ... session.position) on. Returns the session.
 function Session:rewind(position)

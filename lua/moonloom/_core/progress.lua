@@ -10,6 +10,8 @@ ffi.cdef "int isatty(int descriptor);"
 
 local M = {}
 
+M.quiet = false -- no bar is drawn while this is true: who draws one of all that goes on sets it
+
 local Bar = {}
 Bar.__index = Bar
 
@@ -22,7 +24,7 @@ function M.start(options)
         label = options.label or "",
         total = math.max(options.total or 1, 1),
         unit = options.unit,
-        shown = ffi.C.isatty(2) == 1,
+        shown = not M.quiet and ffi.C.isatty(2) == 1,
         began = C.ml_time_now(),
     }, Bar)
     bar.drawn = bar.began

@@ -32,6 +32,7 @@ end
 
 local entries = {} -- name -> { name, path, stamp, value, proxy, failed }
 local entry_of = setmetatable({}, { __mode = "k" }) -- proxy -> entry
+local sources = setmetatable({}, { __mode = "k" }) -- function that was read out of a proxy -> { entry, name }
 
 --- Folders that are searched, the first first: $MOONLOOM_RECIPES (a list with colons), the user's, moonloom's own.
 function M.folders()
@@ -81,6 +82,15 @@ local function explain(path, problem)
     return line and ("%s\n    %s | %s"):format(problem, number, line) or problem
 end
 
+--- `problem`, the message of an error, with the line of source that it names, if it names one.
+function M.explain(problem)
+    local path = problem:match("^([^\n]-%.lua):%d+:")
+    local file = path and io.open(path, "rb")
+    if not file then return problem end
+    file:close()
+    return explain(path, problem)
+end
+
 -- Runs the file at `path`. Returns its value; or nil and a message.
 local function load_value(path, name)
     local file, problem = io.open(path, "rb")
@@ -106,7 +116,11 @@ end
 
 local function new_proxy(entry)
     local proxy = setmetatable({}, {
-        __index = function(_, key) return entry.value[key] end,
+        __index = function(_, key)
+            local value = entry.value[key]
+            if type(value) == "function" and not sources[value] then sources[value] = { entry, key } end
+            return value
+        end,
         __newindex = function(_, key, value) entry.value[key] = value end,
         __call = function(self, given) return M.call(self, given) end,
         __tostring = function()
@@ -116,6 +130,19 @@ local function new_proxy(entry)
     })
     entry_of[proxy] = entry
     return proxy
+end
+
+--- `f` as it was saved last, each time it is called, if it was read out of a live module; else `f` itself.
+function M.follow(f)
+    if not sources[f] then return f end
+    local entry, name = unpack(sources[f])
+    return function(...)
+        local newest = entry.value[name]
+        if type(newest) ~= "function" then
+            error(("%s has no function '%s' any more"):format(entry.path, tostring(name)), 0)
+        end
+        return newest(...)
+    end
 end
 
 -- The entry of a name, loaded; nil if there is no such file. A file that cannot be loaded raises. The entry is there

@@ -211,7 +211,8 @@ describe("the best token", function()
     end)
 end)
 
-describe("generate with only_best", function()
+describe("a greedy generation", function()
+    local door = require "moonloom.recipe.door"
     local generate = require("moonloom.recipe.live").get "generate"
     local ask = { prompt = "Once upon a time", temperature = 0, max_tokens = 24 }
 
@@ -225,16 +226,41 @@ describe("generate with only_best", function()
         return generate(parameters)
     end
 
+    -- The same with all logits: as for a terminal with colours.
+    local function with_probabilities(changes)
+        return door.run(generate, { prompt = ask.prompt, max_tokens = 24, temperature = changes.temperature or 0,
+            model = changes.model or TINY }, { json = true, command = false })
+    end
+
     it("makes the same tokens, and tells what else could have stood there when it is asked", function()
-        local plain, fast = run {}, run { only_best = true }
+        local plain, fast = with_probabilities {}, run {}
         assert.same(plain.ids, fast.ids)
-        assert.is_nil(fast.tokens[9].logprob)
-        assert.is_nil(fast.tokens[9].top)
-        assert.truthy(tostring(fast.tokens[9]):find(("(%d)"):format(fast.ids[9]), 1, true))
+        assert.is_number(rawget(plain.tokens[9], "logprob"))
+        assert.is_nil(rawget(fast.tokens[9], "logprob"))
+        assert.equal(plain.tokens[8].p, fast.tokens[8].p)
+        assert.same(plain.tokens[7].top, fast.tokens[7].top)
         assert.equal(tostring(plain:why(9)), tostring(fast:why(9)))
         assert.equal(plain.tokens[9].logprob, fast.tokens[9].logprob)
+        assert.equal(tostring(plain.tokens[10]), tostring(fast.tokens[10]))
         assert.equal(plain.text, fast.text)
         assert.same(plain:fork(5, { text = " and" }).ids, fast:fork(5, { text = " and" }).ids)
+        fast.session:rewind(3):step(5) -- a session that went elsewhere is no obstacle
+        assert.equal(plain.tokens[20].logprob, fast.tokens[20].logprob)
+    end)
+
+    it("asks for the best rows only where a chain takes nothing else", function()
+        local samplers = require "recipes.samplers"
+        local function wants(list) return samplers.wants(samplers.chain(list)) end
+        assert.equal("best", wants { "greedy" })
+        assert.equal("best", wants { "greedy", "greedy" })
+        assert.equal("logits", wants {})
+        assert.equal("logits", wants { { "repetition_penalty", 1.2 }, "greedy" })
+        assert.equal("logits", wants { function() end, "greedy" })
+        local g = run { chain = { "greedy", "greedy" } }
+        assert.is_nil(rawget(g.tokens[9], "logprob"))
+        assert.is_nil(g:json().logprobs)
+        assert.equal(24, #with_probabilities({}):json().logprobs)
+        assert.is_number(rawget(run({ temperature = 1 }).tokens[9], "logprob"))
     end)
 
     it("refuses a model that says nothing but NaN, from the router or from attention, as sampling does", function()
@@ -242,21 +268,20 @@ describe("generate with only_best", function()
         for i = 0, 63 do bias[i] = 0 / 0 end
         for name, count in pairs { ["blk.0.ffn_gate_inp.bias"] = 8, ["blk.0.attn_k.bias"] = 64 } do
             local path = rewritten(TINY, "nan.gguf", {}, { [name] = { "f32", { count }, ffi.string(bias, count * 4) } })
-            for _, only_best in ipairs { true, false } do
-                local sentence = sentence_of(run, { model = path, only_best = only_best })
-                assert.truthy(sentence:find("the logits are not finite", 1, true), sentence)
+            for _, temperature in ipairs { 0, 1 } do
+                for _, f in ipairs { run, with_probabilities } do
+                    local sentence = sentence_of(f, { model = path, temperature = temperature })
+                    assert.truthy(sentence:find("the logits are not finite", 1, true), sentence)
+                end
             end
+            -- In a row for the best token alone, too.
+            local broken = moonloom.load(path)
+            local g = require("moonloom.generation").new { model = broken, session = broken:session(),
+                prompt_ids = { 5, 6 }, parameters = { max_tokens = 1 }, recipe = { chain = function() return {} end } }
+            g.session:feed { 5 }
+            assert.truthy(sentence_of(g.advance, g, "best"):find("the logits are not finite", 1, true))
+            broken:close()
         end
         folder.remove()
-    end)
-
-    it("refuses samplers with a sentence", function()
-        local twice = { "greedy", "greedy" }
-        for _, changes in ipairs { { temperature = 1 }, { repetition_penalty = 1.2 }, { chain = twice } } do
-            changes.only_best = true
-            local fine, problem = pcall(run, changes)
-            assert.is_false(fine)
-            assert.truthy(tostring(problem):find("it needs temperature 0", 1, true), problem)
-        end
     end)
 end)

@@ -1,0 +1,168 @@
+--- How a generation goes: the way into its loop and out of it, whatever ends it; fork and resume.
+--
+-- This is no recipe because it has to work where a recipe fails or Ctrl-C stops one: the loop ends with the text so
+-- far, with everything in the session that is on the screen, and ready for resume().
+local given = require "moonloom._core.expect"
+local interrupt = require "moonloom._core.interrupt"
+local pool = require "moonloom.pool"
+local progress = require "moonloom._core.progress"
+local random = require "moonloom._core.random"
+local recipe = require "moonloom.recipe.live"
+
+local M = {}
+
+local function read_prompt(self)
+    local bar = progress.start { label = "reading", total = #self.all, unit = "tokens" }
+    interrupt.finally(function()
+        self:prepare { progress = function(fed, total)
+            bar.total = total -- what the session has of it already is not read again
+            bar:update(fed)
+        end }
+    end, function() bar:done() end)
+end
+
+local function never()
+    return nil
+end
+
+-- Puts in the tokens that nobody chose.
+local function force(self)
+    while self.forced and self.forced[1] do
+        local left = self:advance("logits")
+        self:push(table.remove(self.forced, 1), left)
+        self:commit(never)
+        if self.write then self:stream(self.write) end
+        self.limit = math.max(self.limit, #self.tokens + 1)
+    end
+end
+
+local function attempt(self)
+    read_prompt(self)
+    if self.opening then self.write(self.opening) end
+    self.opening = nil
+    force(self)
+    self.recipe.loop(self)
+end
+
+-- The message of an error with the whole path of the file that it names, which Lua cuts short.
+local function with_path(problem)
+    local level, info = 2, debug.getinfo(2, "Sl")
+    while info and type(problem) == "string" do
+        local place = ("%s:%d: "):format(info.short_src, info.currentline)
+        if problem:sub(1, #place) == place and info.source:sub(1, 1) == "@" then
+            return ("%s:%d: %s"):format(info.source:sub(2), info.currentline, problem:sub(#place + 1))
+        end
+        level = level + 1
+        info = debug.getinfo(level, "Sl")
+    end
+    return problem
+end
+
+-- Ends the step in which the loop was stopped: what it had drawn counts. Returns a reason to stop by itself, or nil.
+local function end_step(self)
+    local fine, reason = pcall(self.commit, self, self._finished or never)
+    if fine then return reason end
+    interrupt.take() -- finished() itself is broken, or Ctrl-C came again: the next step asks for that token
+    self:take_back()
+end
+
+-- Feeds the newest token, which the loop leaves to the next step: the session shall have what is on the screen.
+local function catch_up(self)
+    if #self.tokens == 0 or self.session.position ~= #self.all - 1 then return end
+    local fine, problem = pcall(self.session.step, self.session, self.all[#self.all])
+    if not fine and interrupt.is_interrupt(problem) then -- one Ctrl-C must not cost the session a token
+        interrupt.take()
+        fine, problem = pcall(self.session.step, self.session, self.all[#self.all])
+    end
+    if not fine then error(problem, 0) end
+end
+
+-- catch_up(), and the rest of the text for the screen.
+local function finish(self)
+    catch_up(self)
+    if self.write then self:stream(self.write, true) end
+end
+
+-- What stopped the generation goes into g.stop and g.problem. Returns it if it is an error.
+local function note(self, problem, reason)
+    local interrupted = interrupt.is_interrupt(problem)
+    self.stop = reason or interrupted and (self.stop or "interrupted") or "error"
+    if self.stop ~= "error" then return nil end
+    self.problem = tostring(problem)
+    return problem
+end
+
+-- Says what stopped the generation, with the line of the recipe if it names one.
+local function tell(self)
+    if pool.inside() then return end
+    recipe.reporter(("stopped by an error after %d tokens: %s\n    mend it, then resume() goes on"):format(#self.tokens,
+        recipe.explain(self.problem)))
+end
+
+--- Runs the loop until there is a reason to stop, which is g.stop then: what finished() said, or "interrupted" by
+--- Ctrl-C, or "error" with the sentence in g.problem, if an error came after at least one new token: an earlier one is
+--- raised. Whatever it was, resume() goes on. Returns the generation.
+function M:go()
+    if self._going then error("this generation is being made: resume it when it has stopped", 2) end
+    require("moonloom").last = self
+    self._going, self.stop, self.problem = true, nil, nil
+    local before, trouble = #self.tokens, nil
+    for _, part in ipairs { attempt, finish } do
+        local fine, problem = xpcall(part, with_path, self)
+        if not fine then
+            interrupt.take()
+            trouble = note(self, problem, end_step(self)) or trouble
+        end
+    end
+    self._going = nil
+    if not trouble then return self end
+    if #self.tokens == before then error(trouble, 0) end
+    tell(self)
+    return self
+end
+
+local function check_changes(self, changes, verb)
+    local arguments = require "moonloom.recipe.arguments"
+    local known = {}
+    for name, value in pairs(changes) do
+        if name ~= "id" and name ~= "text" then known[name] = value end
+    end
+    local checked = arguments.check(verb, self.recipe.parameters, known)
+    for name in pairs(known) do known[name] = checked[name] end
+    return known
+end
+
+--- g:fork(i, { id =, text =, or any parameter of generate }) -> another generation.
+-- It has the tokens before i; then the given token or text, if any; then goes on, with the parameters of this one where
+-- none are given. The cache is shared, and copied only where the two differ. Without changes it draws with a new seed.
+function M:fork(i, changes)
+    if type(i) ~= "number" or i % 1 ~= 0 or i < 1 or i > #self.tokens + 1 then
+        error(("fork at %s? This generation has the tokens 1 to %d"):format(tostring(i), #self.tokens), 2)
+    end
+    changes = given.options(changes, "fork")
+    local parameters = check_changes(self, changes, "fork")
+    if next(changes) == nil then parameters.seed = random.fresh_seed() end
+    local other = self:branch(i - 1, parameters)
+    other.forced = changes.id and { changes.id }
+    if changes.text then other.forced = self.model:tokenize(changes.text, { special = true }) end
+    if self.recipe.show then self.recipe.show(other) end
+    return other:go()
+end
+
+--- g:resume{ max_tokens = } goes on where it stopped: at the length, interrupted, or by an error that is mended now.
+--- Returns the same generation.
+function M:resume(changes)
+    changes = check_changes(self, given.options(changes, "resume"), "resume")
+    if self.stop == "end" then error("this generation ended by itself; fork it to go another way", 2) end
+    for key, value in pairs(changes) do self.parameters[key] = value end
+    self.seed = changes.seed or self.seed
+    if changes.max_tokens then
+        self.limit = #self.tokens + changes.max_tokens
+    elseif self.stop == "length" then
+        self.limit = #self.tokens + math.max(1, self.parameters.max_tokens)
+    end
+    self:take_parameters()
+    return self:go()
+end
+
+return M
