@@ -101,19 +101,16 @@ int ml_gguf_take_metadata(ml_gguf_reader *r, uint64_t count, ml_metadata *metada
     for (uint64_t i = 0; i < count; i++) {
         const char *key = NULL;
         size_t bytes = 0;
+        ml_meta *value = NULL;
         snprintf(r->what, sizeof r->what, "metadata pair %llu", (unsigned long long)i);
         int status = ml_gguf_take_name(r, &key, &bytes);
-        if (!status) {
-            status = ml_grow((void **)&metadata->values, &metadata->capacity, (size_t)i + 1, sizeof *metadata->values);
-        }
         if (status) return status;
-        metadata->values[i] = (ml_meta){0};
         snprintf(r->what, sizeof r->what, "metadata value %.*s", bytes < 200 ? (int)bytes : 200, key);
-        status = ml_names_add(&metadata->keys, key, bytes);
+        status = ml_metadata_add(metadata, key, bytes, &value);
         if (status == ML_E_FORMAT) {
             return ml_error(ML_E_FORMAT, "%s is damaged: %s is there twice", r->path, r->what);
         }
-        if (!status) status = take_value(r, &metadata->values[i]);
+        if (!status) status = take_value(r, value);
         if (status) return status;
     }
     return ML_OK;

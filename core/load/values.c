@@ -1,5 +1,6 @@
 #include "load/values.h"
 
+#include "base/memory.h"
 #include "moonloom.h"
 
 #include <stdlib.h>
@@ -24,6 +25,16 @@ size_t ml_stored_bytes(int stored) {
 
 int ml_stored_kind(int stored) {
     return facts[stored].kind;
+}
+
+int ml_metadata_add(ml_metadata *metadata, const char *key, size_t bytes, ml_meta **value) {
+    const size_t number = metadata->keys.count;
+    int status = ml_grow((void **)&metadata->values, &metadata->capacity, number + 1, sizeof *metadata->values);
+    if (!status) status = ml_names_add(&metadata->keys, key, bytes);
+    if (status) return status;
+    *value = &metadata->values[number];
+    **value = (ml_meta){0};
+    return ML_OK;
 }
 
 void ml_metadata_clear(ml_metadata *metadata) {

@@ -44,6 +44,9 @@ size_t ml_stored_bytes(int stored);
 /* ML_META_... of an item; `stored` is one of the above. */
 int ml_stored_kind(int stored);
 
+/* Adds a key (`bytes` bytes at `key`): *value is zeroed, and the loader fills it in. Adding another may move it.
+ * ML_E_FORMAT, without a sentence, if the key is there already; ML_E_MEMORY. Start from a zeroed ml_metadata. */
+int ml_metadata_add(ml_metadata *metadata, const char *key, size_t bytes, ml_meta **value);
 void ml_metadata_clear(ml_metadata *metadata);
 /* The value of `key`, or NULL. */
 const ml_meta *ml_metadata_find(const ml_metadata *metadata, const char *key);
