@@ -27,7 +27,8 @@ local restore = require "moonloom.cache.restore"
 local saved = require "moonloom.cache.saved"
 local session = require "moonloom.session"
 local store = require "moonloom.cache.store"
-require "moonloom.recipe.door" -- and can run them
+require "moonloom.recipe.chain" -- a type of parameters
+require "moonloom.recipe.door" -- and they can be run
 
 local M = {
     version = ffi.string(ml.C.ml_version()),

@@ -3,6 +3,7 @@
 local generation = require "moonloom.generation"
 local harmony = require "moonloom.chat.harmony"
 local moonloom = require "moonloom"
+local sampling = require "recipes.sampling"
 local template = require "moonloom.chat.template"
 local terminal = require "moonloom._core.terminal"
 
@@ -15,14 +16,8 @@ local M = {
         { name = "developer", type = "string", doc = "instructions: what people call the system prompt" },
         { name = "reasoning", type = "string", choices = { "low", "medium", "high" }, doc = "effort of the analysis" },
         { name = "max_tokens", type = "integer", default = 2048, min = 1, doc = "tokens of a turn at most" },
-        { name = "temperature", type = "number", default = 1, min = 0, doc = "0 always takes the best token" },
-        { name = "top_k", type = "integer", default = 0, min = 0, doc = "only the k best tokens; 0 is off" },
-        { name = "top_p", type = "number", default = 1, min = 0, max = 1, doc = "only the best that reach this share" },
-        { name = "min_p", type = "number", default = 0, min = 0, max = 1, doc = "only those near the best; 0 is off" },
-        { name = "repetition_penalty", type = "number", default = 1, min = 0.1, doc = "over 1 shuns the last 64" },
-        { name = "seed", type = "integer", doc = "the same seed gives the same turns; default: a new one" },
+        sampling.parameters,
         { name = "cache", type = "string", default = "bf16", choices = { "bf16", "f32" }, doc = "keys and values" },
-        { name = "chain", type = "list", from_lua = true, doc = "samplers: see recipes/samplers.lua" },
     },
 }
 

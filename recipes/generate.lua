@@ -4,7 +4,7 @@ local interrupt = require "moonloom._core.interrupt"
 local loop = require "recipes.loop"
 local moonloom = require "moonloom"
 local read_file = require "moonloom._core.read_file"
-local samplers = require "recipes.samplers"
+local sampling = require "recipes.sampling"
 local terminal = require "moonloom._core.terminal"
 
 local M = {
@@ -15,16 +15,10 @@ local M = {
         { name = "prompt_file", type = "path", doc = "file with the text to go on from" },
         { name = "ids", type = "list", doc = "token ids to go on from" },
         { name = "max_tokens", type = "integer", default = 256, min = 1, doc = "tokens to make at most" },
-        { name = "temperature", type = "number", default = 1, min = 0, doc = "0 always takes the best token" },
-        { name = "top_k", type = "integer", default = 0, min = 0, doc = "only the k best tokens; 0 is off" },
-        { name = "top_p", type = "number", default = 1, min = 0, max = 1, doc = "only the best that reach this share" },
-        { name = "min_p", type = "number", default = 0, min = 0, max = 1, doc = "only those near the best; 0 is off" },
-        { name = "repetition_penalty", type = "number", default = 1, min = 0.1, doc = "over 1 shuns the last 64" },
-        { name = "seed", type = "integer", doc = "the same seed gives the same text; default: a new one" },
+        sampling.parameters,
         { name = "stop", type = "list", doc = "texts at which to stop" },
         { name = "cache", type = "string", default = "bf16", choices = { "bf16", "f32" }, doc = "keys and values" },
         { name = "bandwidth", type = "boolean", default = false, doc = "measure read bandwidth (--json always does)" },
-        { name = "chain", type = "list", from_lua = true, doc = "samplers: see recipes/samplers.lua" },
         { name = "session", type = "any", from_lua = true, doc = "a session to go on in" },
     },
 }
@@ -34,7 +28,7 @@ function M.loop(g)
 end
 
 function M.chain(p)
-    return samplers.chain(p.chain or samplers.usual(p))
+    return sampling.chain(p)
 end
 
 -- The ids to go on from, and their text if it was given as text.

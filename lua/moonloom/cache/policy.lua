@@ -30,9 +30,11 @@
 -- tokens. A table may also have
 --
 --   summary       a line about it
+--   source        the paper or the program that it follows
 --   at            function(now) that returns the fields that are different now, or nil; it is called after every pass,
 --                 with now = { position =, bytes =, layers =, kv_heads =, window =, window_period = }
 local ffi = require "ffi"
+local listing = require "moonloom.recipe.listing"
 local live = require "moonloom.recipe.live"
 local ml = require "moonloom._core.ffi"
 local suggest = require "moonloom._core.suggest"
@@ -220,6 +222,17 @@ function M.describe(name)
     return policy, path
 end
 
+--- All policies: { { name, summary, source, path }, ... }; printed, a line each.
+function M.list()
+    local rows = {}
+    for i, name in ipairs(M.names()) do
+        local fine, policy, path = pcall(M.describe, name)
+        rows[i] = fine and { name = name, summary = policy.summary or "", source = policy.source, path = path }
+            or { name = name, summary = "(its file cannot be loaded)" }
+    end
+    return listing.of(rows, "name")
+end
+
 -- The name for `live` of the file that `name` means, a name or a path; it is there.
 local function locate(name)
     local path = name:find("/", 1, true) and name or name:find("%.lua$") and "./" .. name
@@ -268,7 +281,7 @@ local function evaluate(self, handle, config, position)
         add(source.at { position = position, bytes = tonumber(C.ml_cache_bytes(handle)), layers = config.layers,
             kv_heads = config.kv_heads, window = config.window, window_period = config.window_period } or {})
     end
-    fields.at, fields.summary = nil, nil
+    fields.at, fields.summary, fields.source = nil, nil, nil
     return fields, source
 end
 

@@ -147,12 +147,11 @@ function M.check_value(owner, parameter, value, shown)
     return checked
 end
 
---- Checks a table of arguments against the parameters of `owner` and those that all have, and fills in what is in
---- `before` (of a generation that goes on another way, say), then the defaults.
-function M.check(owner, parameters, given, before)
-    local checked, all = {}, M.all(parameters)
+-- Checks arguments against `known`, a flat list, and fills in what is in `before`, then the defaults.
+local function check(owner, parameters, known, given, before)
+    local checked = {}
     for name, value in pairs(given) do
-        checked[name] = M.check_value(owner, M.parameter(owner, all, tostring(name)), value)
+        checked[name] = M.check_value(owner, M.parameter(owner, known, tostring(name)), value)
     end
     for _, parameter in ipairs(M.flat(parameters)) do
         local name = parameter.name
@@ -167,6 +166,17 @@ function M.check(owner, parameters, given, before)
         if problem then M.refuse(owner, "%s", problem) end
     end
     return checked
+end
+
+--- Checks a table of arguments against the parameters of a recipe, and those that all have. What is not given is filled
+--- in from `before` (the arguments of a generation that goes on another way, say), then with the defaults.
+function M.check(owner, parameters, given, before)
+    return check(owner, parameters, M.all(parameters), given, before)
+end
+
+--- The same for what is no recipe, such as a sampler.
+function M.check_own(owner, parameters, given)
+    return check(owner, parameters, M.flat(parameters), given)
 end
 
 --- A single value in place of a table goes to the first positional parameter, or the first of all.
@@ -193,8 +203,8 @@ end
 
 local FIELDS = { "bare", "choices", "default", "doc", "from_lua", "max", "min", "name", "positional", "required",
     "split", "type" }
-local known = {}
-for _, field in ipairs(FIELDS) do known[field] = true end
+local is_field = {}
+for _, field in ipairs(FIELDS) do is_field[field] = true end
 
 --- What is wrong with a list of parameters, or nil.
 function M.problem(parameters)
@@ -211,7 +221,7 @@ function M.problem(parameters)
             return ("parameter %s has the unknown type '%s'"):format(parameter.name, tostring(parameter.type))
         end
         for field in pairs(parameter) do
-            if not known[field] then
+            if not is_field[field] then
                 return ("parameter %s has the unknown field '%s'%s"):format(parameter.name, tostring(field),
                     suggest.sentence(tostring(field), FIELDS))
             end

@@ -194,16 +194,6 @@ function M.origin(value)
     if entry then return entry.name, entry.path, entry.value end
 end
 
---- The live value that holds the function `f` as a field, and the name of the field; or nil. For whoever keeps a
---- function for long: the field has the newest version of it.
-function M.holder(f)
-    for _, entry in pairs(entries) do
-        for key, item in pairs(entry.value) do
-            if item == f then return entry.proxy, key end
-        end
-    end
-end
-
 -- Adds to `seen` what `pattern` takes out of the names of the files in `folder`.
 local function scan(folder, pattern, seen)
     local found = uv.fs_scandir(folder)
