@@ -31,20 +31,9 @@ end
 
 -- ---- making one
 
--- A chain as the recipe has checked it; functions out of live modules are the newest saved ones at each call.
-local function live_chain(self)
-    local chain = {}
-    for i, entry in ipairs(self.recipe.chain(self.parameters)) do
-        chain[i] = {}
-        for j, value in pairs(entry) do chain[i][j] = value end
-        if type(entry[1]) == "function" then chain[i][1] = recipe.follow(entry[1]) end
-    end
-    return chain
-end
-
 --- Takes up the parameters: the chain that they make.
 function Generation:take_parameters()
-    self.chain = live_chain(self)
+    self.chain = self.recipe.chain(self.parameters)
 end
 
 --- A generation that has not begun: { model, session, prompt_ids, prompt (text, if it was text), parameters, recipe }.

@@ -2,6 +2,7 @@
 --
 -- This is no recipe because it has to work where a recipe fails or Ctrl-C stops one: the loop ends with the text so
 -- far, with everything in the session that is on the screen, and ready for resume().
+local arguments = require "moonloom.recipe.arguments"
 local given = require "moonloom._core.expect"
 local interrupt = require "moonloom._core.interrupt"
 local pool = require "moonloom.pool"
@@ -122,12 +123,11 @@ function M:go()
 end
 
 local function check_changes(self, changes, verb)
-    local arguments = require "moonloom.recipe.arguments"
     local known = {}
     for name, value in pairs(changes) do
         if name ~= "id" and name ~= "text" then known[name] = value end
     end
-    local checked = arguments.check(verb, self.recipe.parameters, known)
+    local checked = arguments.check(verb, self.recipe.parameters, known, self.parameters)
     for name in pairs(known) do known[name] = checked[name] end
     return known
 end

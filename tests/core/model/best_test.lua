@@ -223,6 +223,7 @@ describe("a greedy generation", function()
         local parameters = { model = TINY }
         for name, value in pairs(ask) do parameters[name] = value end
         for name, value in pairs(changes) do parameters[name] = value end
+        if changes.chain then parameters.temperature = nil end
         return generate(parameters)
     end
 
