@@ -70,8 +70,11 @@ int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, co
     int status = find_item(weights, key, index, &meta);
     if (status) return status;
     if (meta->stored != ML_STORED_STRING) return wrong_kind(weights, key, meta, ML_META_STRING);
-    const ml_strings strings = ml_value_strings(meta);
-    const uint8_t *next = meta->is_array ? ml_strings_at(&strings, index) : meta->data;
+    const uint8_t *next = meta->data;
+    if (meta->is_array) {
+        const ml_strings strings = ml_value_strings(meta);
+        next = ml_strings_at(&strings, index);
+    }
     size_t length;
     *out = (const char *)ml_string_next(&next, &length);
     *bytes = (int64_t)length;
