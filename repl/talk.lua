@@ -19,9 +19,14 @@ function M.refresh()
     recipe.report(recipe.refresh())
 end
 
+-- Whether resume() goes on with what stopped there: by Ctrl-C, or by an error.
+local function is_stopped(value)
+    return value ~= nil and (value.stop == "interrupted" or value.stop == "error")
+end
+
 --- Whether Ctrl-C left something that resume() goes on with.
 function M.can_resume()
-    return ml.last ~= nil and ml.last.stop == "interrupted"
+    return is_stopped(ml.last)
 end
 
 local shown = setmetatable({}, { __mode = "k" }) -- streamed value -> the summary that was shown
@@ -33,7 +38,7 @@ function M.display(value)
     local summary = value:summary()
     if shown[value] == summary then return nil end
     shown[value] = summary
-    return value.stop == "interrupted" and summary .. "; resume() goes on" or summary
+    return is_stopped(value) and summary .. "; resume() goes on" or summary
 end
 
 --- Says `text` in the current chat. Returns the reply.

@@ -1,8 +1,10 @@
 -- generate and what it returns: seeds, stops, why, fork, resume, edits while it runs.
+local files = require "helpers.folder"
 local moonloom = require "moonloom"
 local ml = require "moonloom._core.ffi"
 local generate = require "recipes.generate"
 local recipe = require "moonloom.recipe.live"
+local sentence_of = require "helpers.sentence"
 
 describe("generate", function()
     local STORY = "Once upon a time, there was a little girl named Lily."
@@ -136,6 +138,129 @@ describe("generate", function()
         assert.has_error(function() generate { prompt = "" } end, "the prompt is empty: there is nothing to go on from")
         assert.has_error(function() generate { ids = { 1, "x" } } end, "'x' is no token id")
         assert.has_error(function() generate { prompt = "a", prompt_file = "b" } end)
+    end)
+
+    it("has every token that is on the screen in its session, which others go on from", function()
+        local plain = generate { prompt = "Once upon a time", max_tokens = 24, temperature = 0 }
+        for _, ask in ipairs { { max_tokens = 8 }, { stop = { "little" }, max_tokens = 24 }, { max_tokens = 8, seed = 3,
+            temperature = 1 } } do
+            ask.prompt, ask.temperature = "Once upon a time", ask.temperature or 0
+            local g = generate(ask)
+            assert.same(g.all, g.session:tokens())
+            assert.equal(#g.prompt_ids + #g.ids, g.session.position)
+            assert.same(g.all, g.session:fork():tokens())
+            local path = os.tmpname()
+            g.session:save(path)
+            local saved = moonloom.restore(path)
+            assert.same(g.all, saved:tokens())
+            os.remove(path)
+            -- Without a prompt it goes on where the session ends; with one, right behind it.
+            local on = generate { session = saved, max_tokens = 16, temperature = 0 }
+            assert.same(g.all, on.prompt_ids)
+            if ask.max_tokens == 8 and ask.temperature == 0 then
+                for i = 1, 16 do assert.equal(plain.ids[8 + i], on.ids[i]) end
+            end
+            local text = g.session:text()
+            on = generate { session = g.session:fork(), prompt = " Then", max_tokens = 3 }
+            assert.equal(text .. " Then" .. on.text, on.session:text())
+        end
+        assert.has_error(function() generate { session = moonloom.current():session() } end,
+            "generate needs one of prompt, prompt_file and ids")
+        ml.C.ml_interrupt_set(1)
+        assert.equal("interrupted", generate({ session = plain.session:fork(), max_tokens = 3 }).stop)
+    end)
+
+    describe("stopped by an error", function()
+        local told, reporter
+
+        before_each(function()
+            told, reporter = {}, recipe.reporter
+            recipe.reporter = function(problem) told[#told + 1] = problem end
+        end)
+
+        after_each(function() recipe.reporter = reporter end)
+
+        it("keeps the text, says where, and goes on with that generation once it is mended", function()
+            local path = files.write("shout.lua", "return {\n  shout = function(candidates, context)\n"
+                .. "    if #context.tokens == 12 then nothing.here() end\n  end\n}")
+            local module = recipe.find(path)
+            local before = generate { prompt = "Once", max_tokens = 2 }
+            local whole = generate { prompt = "One day", max_tokens = 20, seed = 4 }
+            local g = generate { prompt = "One day", max_tokens = 20, seed = 4, chain = { module.shout } }
+            assert.equal("error", g.stop)
+            assert.equal(10, #g.ids)
+            assert.equal(path .. ":3: attempt to index global 'nothing' (a nil value)", g.problem)
+            assert.equal(g.problem, g:json().problem)
+            assert.same({ "stopped after 10 tokens: " .. g.problem .. "\n    3 | if #context.tokens == 12 then "
+                .. "nothing.here() end" }, told)
+            assert.same(g.all, g.session:tokens())
+            assert.equal(g, moonloom.last)
+            assert.has_error(function() moonloom.resume() end) -- it is still broken, and says so
+            assert.same({ "error", 10 }, { g.stop, #g.ids })
+            files.write("shout.lua", "return { shout = function() end }")
+            assert.same({}, recipe.refresh())
+            assert.equal(g, moonloom.resume())
+            assert.same({ "length", whole.ids, whole.text }, { g.stop, g.ids, g.text })
+            assert.is_nil(g.problem)
+            assert.equal(2, #before.ids)
+            files.remove()
+        end)
+
+        it("before the first token raises, and resume() goes on with nothing else", function()
+            local broken = true
+            generate { prompt = "Once", max_tokens = 2 }
+            assert.has_error(function()
+                generate { prompt = "One day", max_tokens = 5, seed = 4, chain = { function()
+                    if broken then error("not yet", 0) end
+                end } }
+            end, "not yet")
+            assert.same({}, told)
+            broken = false
+            local g = moonloom.resume()
+            assert.same(generate({ prompt = "One day", max_tokens = 5, seed = 4 }).ids, g.ids)
+        end)
+
+        it("in the question whether to stop asks that token again", function()
+            local loop = require "recipes.loop"
+            local finished, count = loop.finished, 0
+            local whole = generate { prompt = "One day", max_tokens = 20, seed = 4 }
+            loop.finished = function(g)
+                count = count + 1
+                if count >= 7 and count <= 8 then error("broken", 0) end
+                return finished(g)
+            end
+            local g = generate { prompt = "One day", max_tokens = 20, seed = 4 }
+            assert.same({ "error", 7 }, { g.stop, #g.ids })
+            assert.same(g.all, g.session:tokens())
+            g:resume()
+            loop.finished = finished
+            assert.same(whole.ids, g.ids)
+        end)
+    end)
+
+    it("uses a function out of a live module as it was saved last", function()
+        local path = files.write("mine.lua", "return { ban = function(c) c:ban(11) end }")
+        local ban, clock = recipe.find(path).ban, 0
+        local function save(text)
+            files.write("mine.lua", text .. (" "):rep(clock)) -- another size: another version
+            clock = clock + 1
+            assert.same({}, recipe.refresh())
+        end
+        local function edit(_, context)
+            if #context.tokens == 7 and clock == 0 then save "return { ban = function(c) for i = 0, 1023 do c:ban(i) end end }" end
+        end
+        local reporter = recipe.reporter
+        recipe.reporter = function() end
+        local g = generate { prompt = "Once upon a time", max_tokens = 9, temperature = 0,
+            chain = { edit, ban, "greedy" } }
+        recipe.reporter = reporter
+        assert.same({ "error", 3, "the samplers left no candidate" }, { g.stop, #g.ids, g.problem })
+        save "return { other = 5 }"
+        local sentence = sentence_of(g.resume, g)
+        assert.truthy(sentence:find("has no function 'ban' any more", 1, true), sentence)
+        save "return { ban = function() end }"
+        assert.equal(12, #g:resume({ max_tokens = 9, chain = { ban } }).ids) -- a function of a version long gone
+        files.remove()
     end)
 
     it("uses an edited sampler for the next token, and the old one while the new is broken", function()

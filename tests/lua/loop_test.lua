@@ -335,7 +335,7 @@ describe("speculative steps give the tokens of plain ones", function()
             assert.is_nil(g.problem)
         end
         recipe.reporter = reporter
-        assert.truthy(told[2]:find("stopped by an error after 7 tokens: broken", 1, true), told[2])
+        assert.truthy(told[2]:find("stopped after 7 tokens: broken", 1, true), told[2])
     end)
 end)
 

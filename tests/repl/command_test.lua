@@ -1,4 +1,5 @@
 -- The command line as scripts use it: JSON alone on standard output, errors on standard error, exit codes.
+local folder = require "helpers.folder"
 local json = require "moonloom.file.json"
 
 local run = require "helpers.command"
@@ -95,6 +96,26 @@ describe("the command", function()
         assert.equal("[analysis] The user wants", out:sub(1, 25))
         assert.equal(2, select(2, out:gsub("[^\n]+\n\n", "")))
         assert.equal(1 + 2 + 2, #object({ "chat", "--max-tokens", "3", "--json" }, "Hello.\nAgain.\n").messages)
+    end)
+
+    it("keeps the text of a generation that an error stops, and tells of it", function()
+        local source = folder.read(MOONLOOM_HOME .. "/recipes/loop.lua")
+        local broken = source:gsub("(function M%.next%(g%)\n)", "%1    if #g.tokens == 5 then foo.bar() end\n")
+        folder.write("loop.lua", broken)
+        local words = { "generate", "--temperature", "0", "--max-tokens", "9", "Once upon a time" }
+        local variables = { MOONLOOM_RECIPES = folder.path "" }
+        local out, err, code = run(words, "", variables)
+        assert.equal("Once upon a time, there was a little\n", out)
+        assert.truthy(err:find("^moonloom: stopped after 5 tokens: [^\n]*/loop.lua:%d+: attempt to index global 'foo'"))
+        assert.equal(1, code)
+        words[#words + 1] = "--json"
+        out, err, code = run(words, "", variables)
+        assert.equal(1, code)
+        assert.truthy(err:find("stopped after 5 tokens", 1, true))
+        local g = json.decode(out)
+        assert.same({ "error", ", there was a little" }, { g.stop, g.text })
+        assert.truthy(g.problem:find("loop.lua:%d+: attempt to index global 'foo'"))
+        folder.remove()
     end)
 
     it("prints help for every recipe", function()

@@ -96,8 +96,8 @@ end
 -- Says what stopped the generation, with the line of the recipe if it names one.
 local function tell(self)
     if pool.inside() then return end
-    recipe.reporter(("stopped by an error after %d tokens: %s\n    mend it, then resume() goes on"):format(#self.tokens,
-        recipe.explain(self.problem)))
+    recipe.reporter(("stopped after %d tokens: %s%s"):format(#self.tokens, recipe.explain(self.problem),
+        require("moonloom").interactive and "\n    mend it, then resume() goes on" or ""))
 end
 
 --- Runs the loop until there is a reason to stop, which is g.stop then: what finished() said, or "interrupted" by

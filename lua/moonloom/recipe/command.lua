@@ -84,9 +84,12 @@ local function show(recipe, result, as_json)
     end
 end
 
--- Whether a result is what there was at Ctrl-C: a generation, a reply, a table of bench.
-local function is_partial(result)
-    return type(result) == "table" and (result.stop == "interrupted" or result.interrupted == true)
+-- The exit code for a result: 130 for what there was at Ctrl-C (a generation, a reply, a table of bench), 1 for what
+-- there was at an error, which has been told.
+local function code_of(result)
+    if type(result) ~= "table" then return 0 end
+    if result.stop == "interrupted" or result.interrupted == true then return 130 end
+    return result.stop == "error" and 1 or 0
 end
 
 -- Returns the exit code.
@@ -106,11 +109,12 @@ local function execute(name, words)
     show(recipe, result, as_json)
     local fine, problem = io.stdout:flush()
     if not fine then error("standard output: " .. tostring(problem), 0) end
-    return is_partial(result) and 130 or 0
+    return code_of(result)
 end
 
 --- Runs recipe `name` with a list of words. Returns the exit code: 0; 1 after a failure, which is told on standard
--- error; 2 after wrong usage; 130 where Ctrl-C left a part of the result. An interrupt that left nothing goes through.
+-- error; 2 after wrong usage; 130 where Ctrl-C left a part of the result, and 1 where an error did. An interrupt that
+-- left nothing goes through.
 function M.run(name, words)
     local fine, problem = pcall(execute, name, words)
     if fine then return problem end
