@@ -247,11 +247,12 @@ describe("generate", function()
             assert.same({}, recipe.refresh())
         end
         local function edit(_, context)
-            if #context.tokens == 7 and clock == 0 then save "return { ban = function(c) for i = 0, 1023 do c:ban(i) end end }" end
+            if #context.tokens ~= 7 or clock > 0 then return end
+            save "return { ban = function(c) for i = 0, 1023 do c:ban(i) end end }"
         end
         local reporter = recipe.reporter
         recipe.reporter = function() end
-        local g = generate { prompt = "Once upon a time", max_tokens = 9, temperature = 0,
+        local g = generate { prompt = "Once upon a time", max_tokens = 9,
             chain = { edit, ban, "greedy" } }
         recipe.reporter = reporter
         assert.same({ "error", 3, "the samplers left no candidate" }, { g.stop, #g.ids, g.problem })
