@@ -426,11 +426,14 @@ int ml_cache_settle(ml_cache *cache);
  * Places do not count: they move bytes and change no number. Pages that another sequence shares and has quantised first
  * are as they are. ML_E_ARGUMENT if there is no such sequence. */
 int64_t ml_sequence_certain(const ml_cache *cache, int32_t sequence);
-/* Where a page can be. */
+
+/* The ladder: where a page lies, from the top down. */
 enum {
-    ML_PLACE_MEMORY = 0,
-    ML_PLACE_COLD = 1, /* packed, in memory */
-    ML_PLACE_DISK = 2  /* packed, in the spill file */
+    ML_LEVEL_HOT = 0,  /* plain, in memory */
+    ML_LEVEL_WARM = 1, /* quantised, in memory */
+    ML_LEVEL_COLD = 2, /* the bytes of either, packed, in memory */
+    ML_LEVEL_DISK = 3, /* the same in the spill file */
+    ML_LEVELS = 4
 };
 
 /* Where full pages go. Nothing of it changes a number: packing is without loss. Zeros mean: all stays in memory,
@@ -439,7 +442,8 @@ typedef struct ml_places {
     int64_t memory;    /* bytes that the cache may have from the system for pages, cold ones included; 0: no limit */
     int64_t disk;      /* bytes of pages in the spill file; 0: no limit */
     const char *spill; /* the folder of the spill file, or a path where nothing is yet; NULL: no disk */
-    int window;        /* ML_PLACE_...: of pages of window layers that left the window */
+    int window;        /* what becomes of pages that left the window of their layer: ML_LEVEL_COLD, ML_LEVEL_DISK, or
+                        * ML_LEVEL_HOT: they stay in memory as they are */
     int evict; /* when nothing can go down any more: 1 gives up the sequence that was used least recently (its calls but
                 * ml_sequence_free() return ML_E_MEMORY then), 0 fails with ML_E_MEMORY */
 } ml_places;
@@ -447,23 +451,15 @@ typedef struct ml_places {
 /* Sets the places of a cache; everything is copied. They may change at any time; ml_cache_settle() applies them from
  * then on. Above the memory budget, kept prefixes go to the disk first, or are forgotten where there is none
  * (those on disk, when that is full); then full pages go to the disk (cold ones, which nobody reads, before others), or
- * become cold where there is none: of the sequence used least recently first, and of it the oldest. What attention
- * needs comes back to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of the
- * budget, unpacked ahead by a thread. A budget that is below what the cache has makes ml_cache_settle() put pages down
- * and move the rest together: while they move, up to what it had and the budget are taken. It returns ML_E_MEMORY once
- * if they do not fit. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small for the staging:
- * all is as before then. */
+ * become cold where there is none: those that passes read least recently first, and of these the oldest tokens. What
+ * attention needs comes back to stay as far as the budget goes; the rest passes through a staging area of up to 1/8 of
+ * the budget, unpacked ahead by a thread. A budget that is below what the cache has makes ml_cache_settle() put pages
+ * down and move the rest together: while they move, up to what it had and the budget are taken. It returns ML_E_MEMORY
+ * once if they do not fit. ML_E_IO if the spill file cannot be made, ML_E_MEMORY if the budget is too small for the
+ * staging: all is as before then. */
 int ml_cache_places(ml_cache *cache, const ml_places *places);
 
 /* ---- levels: where pages of the cache lie ----------------------------------------------------- */
-
-enum {
-    ML_LEVEL_HOT = 0,  /* plain, in memory */
-    ML_LEVEL_WARM = 1, /* quantised, in memory */
-    ML_LEVEL_COLD = 2, /* the bytes of either, packed, in memory */
-    ML_LEVEL_DISK = 3, /* the same in the spill file */
-    ML_LEVELS = 4
-};
 
 typedef struct ml_level {
     int64_t pages; /* that lie there, each once, however many sequences show it */

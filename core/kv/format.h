@@ -48,7 +48,7 @@ void ml_format_lay_out(ml_format *format, int dtype, int32_t kv_heads, int32_t h
 /* 1 if pages of the two are laid out alike. */
 int ml_format_same(const ml_format *a, const ml_format *b);
 
-/* Bytes of a number in a page, for kv/packed.h: codes are bytes. */
+/* Bytes of a number in a page, for kv/bytes/packed.h: codes are bytes. */
 static inline size_t ml_format_element(const ml_format *format) {
     return !format->plain ? 1 : format->dtype == ML_F32 ? 4 : 2;
 }

@@ -9,7 +9,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "kernels/kernels.h"
-#include "kv/place.h"
+#include "kv/sequence.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -132,7 +132,7 @@ int ml_prefix_forget(ml_cache *cache) {
         for (link = slot_of(p, node->hash); *link != node;) link = &(*link)->chained;
         *link = node->chained;
     }
-    for (int32_t l = 0; l < cache->layers; l++) {
+    for (int32_t l = 0; l < cache->shape.layers; l++) {
         ml_page *page = node->pages[l];
         if (page->references == page->kept) ml_page_count_kept(cache, page, -1);
         page->kept--;
@@ -165,7 +165,7 @@ void ml_prefixes_free(ml_cache *cache) {
 /* Adds the page of `count` ids after `parent`. NULL without memory. */
 static ml_prefix *add(ml_cache *cache, ml_prefix *parent, const ml_sequence *sequence, int64_t page, int32_t count) {
     ml_prefixes *p = cache->prefixes;
-    const size_t layers = (size_t)cache->layers;
+    const size_t layers = (size_t)cache->shape.layers;
     ml_prefix *node = calloc(1, sizeof *node + layers * sizeof *node->pages);
     if (!node) return NULL;
     grow_table(p);
@@ -290,7 +290,7 @@ static found search_tree(const ml_prefixes *p, const int32_t *ids, int64_t count
 /* Makes the empty sequence show what was found. */
 static int take(ml_cache *cache, ml_sequence *sequence, const found *what, const int32_t *ids) {
     if (what->sequence) return ml_sequence_share(cache, sequence, what->sequence->pages, ids, what->tokens);
-    const size_t layers = (size_t)cache->layers;
+    const size_t layers = (size_t)cache->shape.layers;
     size_t page = (size_t)((what->tokens + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS);
     ml_page **pages = ml_calloc(page * layers, sizeof(ml_page *));
     if (!pages) return ML_E_MEMORY;
@@ -309,7 +309,8 @@ static int adopt(ml_cache *cache, ml_sequence *sequence, const int32_t *ids, int
     const found living = search_sequences(cache, ids, count, isa), kept = search_tree(cache->prefixes, ids, count, isa);
     const found *best = kept.tokens > living.tokens ? &kept : &living;
     if (best->tokens <= sequence->length) return ML_OK;
-    ml_sequence fresh = {.used = 1, .sound = best->tokens, .isa = isa, .used_at = ++cache->tick};
+    ml_sequence fresh = {.used = 1, .sound = best->tokens, .isa = isa};
+    ml_sequence_use(cache, &fresh);
     int status = take(cache, &fresh, best, ids);
     if (status != ML_OK) {
         ml_sequence_release(cache, &fresh);
@@ -317,12 +318,12 @@ static int adopt(ml_cache *cache, ml_sequence *sequence, const int32_t *ids, int
     }
     ml_sequence_release(cache, sequence);
     *sequence = fresh;
-    ml_cache_changed(cache);
+    ml_pages_changed(cache);
     return ML_OK;
 }
 
 int ml_cache_adopt(ml_cache *cache, int32_t sequence, const int32_t *ids, int64_t count, int64_t *adopted) {
-    ml_sequence *s = ml_cache_sequence(cache, sequence);
+    ml_sequence *s = ml_sequence_find(cache, sequence);
     if (!s) return ML_E_ARGUMENT;
     *adopted = 0;
     if (!cache->prefixes || count <= 0 || s->sound < s->length) return ML_OK;

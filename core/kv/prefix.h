@@ -2,7 +2,7 @@
 #ifndef ML_KV_PREFIX_H
 #define ML_KV_PREFIX_H
 
-#include "kv/cache.h"
+#include "kv/state.h"
 
 typedef struct ml_prefix ml_prefix;
 

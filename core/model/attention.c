@@ -1,8 +1,9 @@
-/* The attention block of a layer: norm, q k v, RoPE, append to the cache, attention (attend.c), output. */
+/* The attention block of a layer: norm, q k v, RoPE, append to the cache, attention (attend_plan.c), output. */
 #include "base/threads.h"
 #include "base/tuning.h"
 #include "kernels/kernels.h"
-#include "model/attend.h"
+#include "kv/pass.h"
+#include "model/attend_plan.h"
 
 #include <math.h>
 
@@ -21,8 +22,8 @@ static void append_rows(void *arg, int64_t begin, int64_t end, int thread) {
         ml_rope_apply(b->model, cosines, sines, q, c->heads);
         for (int64_t i = 0; i < queries; i++) q[i] *= scale;
         ml_rope_apply(b->model, cosines, sines, b->k + r * keys, c->kv_heads);
-        ml_cache_write(work->cache, &work->cache->sequences[b->row[r].sequence], work->layer, b->row[r].position,
-                       b->k + r * keys, b->v + r * keys);
+        ml_sequence_write(work->cache, ml_pass_sequence(work->cache, b->row[r].sequence), work->layer,
+                          b->row[r].position, b->k + r * keys, b->v + r * keys);
     }
 }
 

@@ -4,6 +4,8 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
+#include "kv/pass.h"
+#include "model/attend_state.h"
 #include "tensor/tensor.h"
 
 #include <stdlib.h>
@@ -130,7 +132,7 @@ int ml_batch_add(ml_batch *batch, int32_t token, int64_t position, int32_t seque
 }
 
 int ml_batch_check(const ml_cache *cache, const ml_batch *batch, int32_t layer) {
-    if (batch->epoch != cache->epoch || batch->active_rows != batch->rows) {
+    if (batch->epoch != ml_pass_epoch(cache) || batch->active_rows != batch->rows) {
         return ml_error(ML_E_ARGUMENT, "no forward pass is under way on this batch and cache, or one of them changed "
                                        "since: call ml_forward_embed");
     }

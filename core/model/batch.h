@@ -2,7 +2,6 @@
 #ifndef ML_MODEL_BATCH_H
 #define ML_MODEL_BATCH_H
 
-#include "kv/cache.h"
 #include "model/model.h"
 
 typedef struct ml_row {
@@ -16,7 +15,7 @@ typedef struct ml_row {
 } ml_row;
 
 /* Neighbouring rows of one sequence that attend together. The context is cut into chunks at fixed positions; each gives
- * a partial result for each row, and these are merged in order (see attention.c). */
+ * a partial result for each row, and these are merged in order (see attend.h). */
 typedef struct ml_tile {
     int32_t row, rows;     /* the first, and how many */
     int32_t chunk, chunks; /* the first chunk that one of them sees, and how many */
@@ -60,7 +59,8 @@ struct ml_batch {
     float *gate, *up;       /* {S, F} */
     uint8_t *whole;         /* {S, ml_whole_bytes(widest of D, H h, F)}: inputs of a product in whole numbers */
 
-    float *totals; /* {kv heads, R}: states of rows that attend to streamed pages (attend.c); grows as it is needed */
+    float *totals; /* {kv heads, R}: states of rows that attend to streamed pages (attend_stream.c); grows as it is
+                      needed */
     size_t totals_capacity;
     float *logits; /* {wanted, V}, or a search for the best (best.c); grows as it is needed */
     size_t logits_capacity;
@@ -68,9 +68,6 @@ struct ml_batch {
 
 /* Checks that the steps of a pass are called in order: `batch` is under way with `cache`, and no interrupt waits. */
 int ml_batch_check(const ml_cache *cache, const ml_batch *batch, int32_t layer);
-/* Bytes of scratch a thread, and floats of `parts`, that attention needs. */
-size_t ml_attention_scratch(const ml_config *config);
-int64_t ml_attention_parts(const ml_config *config);
 /* Counts a matrix that served `columns` columns. */
 void ml_batch_count(ml_batch *batch, const ml_matrix *matrix, int64_t columns);
 /* Rows of the head that a search for the best brings together: in a thread's scratch, behind what products need. */

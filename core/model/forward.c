@@ -3,45 +3,23 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
+#include "kv/cache.h"
+#include "kv/pass.h"
 #include "model/batch.h"
 
 #include <string.h>
 
 /* The rows of each sequence must go on where it ends, one by one. */
 static int check_rows(ml_cache *cache, const ml_batch *b) {
-    if (cache->model != b->model) return ml_error(ML_E_ARGUMENT, "batch and cache belong to different models");
+    if (ml_cache_model(cache) != b->model) return ml_error(ML_E_ARGUMENT, "batch and cache belong to different models");
     if (b->rows == 0) return ml_error(ML_E_ARGUMENT, "the batch has no rows");
+    ml_pass_begin(cache);
     for (int64_t r = 0; r < b->rows; r++) {
-        ml_sequence *sequence = ml_cache_sequence(cache, b->row[r].sequence);
-        if (!sequence) return ML_E_ARGUMENT;
-        sequence->pending = 0;
-    }
-    for (int64_t r = 0; r < b->rows; r++) {
-        ml_sequence *sequence = &cache->sequences[b->row[r].sequence];
-        const int64_t next = sequence->length + sequence->pending++;
+        const int64_t next = ml_pass_expect(cache, b->row[r].sequence);
+        if (next < 0) return ML_E_ARGUMENT;
         if (b->row[r].position != next) {
             return ml_error(ML_E_ARGUMENT, "row %lld is position %lld of sequence %d, whose next position is %lld",
                             (long long)r, (long long)b->row[r].position, b->row[r].sequence, (long long)next);
-        }
-    }
-    return ML_OK;
-}
-
-static void unreserve_rows(ml_cache *cache, const ml_batch *b) {
-    for (int64_t r = 0; r < b->rows; r++) ml_cache_unreserve(cache, &cache->sequences[b->row[r].sequence]);
-}
-
-/* Room in the cache for the pending tokens of every sequence of the batch. */
-static int reserve_rows(ml_cache *cache, const ml_batch *b) {
-    cache->tick++;
-    for (int64_t r = 0; r < b->rows; r++) cache->sequences[b->row[r].sequence].used_at = cache->tick;
-    for (int64_t r = 0; r < b->rows; r++) {
-        ml_sequence *sequence = &cache->sequences[b->row[r].sequence];
-        if (b->row[r].position != sequence->length) continue; /* its first row did it */
-        int status = ml_cache_reserve(cache, sequence, sequence->pending);
-        if (status != ML_OK) {
-            unreserve_rows(cache, b);
-            return status;
         }
     }
     return ML_OK;
@@ -74,8 +52,8 @@ int ml_forward_embed(ml_cache *cache, ml_batch *b) {
     status = ml_grow(&block, &b->logits_capacity, logits, sizeof *b->logits);
     b->logits = block;
     ml_memory_note(ML_MEMORY_LOGITS, (int64_t)((b->logits_capacity - before) * sizeof *b->logits));
-    if (status != ML_OK || (status = reserve_rows(cache, b)) != ML_OK) return status;
-    b->epoch = cache->epoch;
+    if (status != ML_OK || (status = ml_pass_reserve(cache)) != ML_OK) return status;
+    b->epoch = ml_pass_epoch(cache);
     b->active_rows = b->rows;
     b->work = (ml_work){0};
     for (int64_t r = 0; r < b->rows; r++) b->row[r].best = -1;
@@ -109,13 +87,13 @@ int ml_forward_head(ml_cache *cache, ml_batch *b) {
 }
 
 int ml_forward_commit(ml_cache *cache, ml_batch *b) {
-    if (b->epoch != cache->epoch || b->active_rows != b->rows) {
+    if (b->epoch != ml_pass_epoch(cache) || b->active_rows != b->rows) {
         return ml_error(ML_E_ARGUMENT, "nothing to commit: no forward pass is under way on this batch and cache");
     }
     for (int64_t r = 0; r < b->rows; r++) {
-        ml_sequence_append(&cache->sequences[b->row[r].sequence], b->row[r].token, b->whole_pass);
+        ml_pass_append(cache, b->row[r].sequence, b->row[r].token, b->whole_pass);
     }
-    ml_cache_changed(cache);
+    ml_pass_end(cache);
     return ML_OK;
 }
 
@@ -132,6 +110,6 @@ int ml_forward(ml_cache *cache, ml_batch *batch) {
     }
     if (status == ML_OK) status = ml_forward_head(cache, batch);
     batch->whole_pass = status == ML_OK;
-    if (status != ML_OK && batch->epoch == cache->epoch) unreserve_rows(cache, batch);
+    if (status != ML_OK && batch->epoch == ml_pass_epoch(cache)) ml_pass_abandon(cache);
     return status == ML_OK ? ml_forward_commit(cache, batch) : status;
 }

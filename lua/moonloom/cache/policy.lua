@@ -45,7 +45,7 @@ local M = {}
 local DEFAULTS = { hot_tokens = 256, first_tokens = 0, rotate = true }
 local FIELDS = { "bits", "disk", "first_tokens", "full", "hot_tokens", "key_bits", "memory", "rotate", "spill",
     "value_bits", "window" }
-local WINDOW = { cold = C.ML_PLACE_COLD, disk = C.ML_PLACE_DISK, keep = C.ML_PLACE_MEMORY }
+local WINDOW = { cold = C.ML_LEVEL_COLD, disk = C.ML_LEVEL_DISK, keep = C.ML_LEVEL_HOT }
 local FULL = { error = 0, evict = 1 }
 local known = {}
 for _, name in ipairs(FIELDS) do known[name] = true end
@@ -131,7 +131,7 @@ function M.place(handle, policy)
     local spill = policy.spill
     if spill ~= nil and type(spill) ~= "string" then fail("spill is the path of a folder, not %s", tostring(spill)) end
     local window = choice(policy, "window", WINDOW, "cold")
-    if window == C.ML_PLACE_DISK and not spill then fail("window = 'disk' needs spill, a folder for it") end
+    if window == C.ML_LEVEL_DISK and not spill then fail("window = 'disk' needs spill, a folder for it") end
     check(C.ml_cache_places(handle, ffi.new("ml_places", {
         memory = bytes(policy, "memory", M.memory), disk = bytes(policy, "disk", 0), spill = spill, window = window,
         evict = choice(policy, "full", FULL, "error"),

@@ -353,6 +353,26 @@ describe("the levels of a cache", function()
         for _, session in ipairs { branch, base, old } do session:close() end
     end)
 
+    it("are those that no pass read for longest: what an idle session shares with a busy one stays", function()
+        local idle = model:session { kv = { bits = 16, window = "keep" } }
+        idle:feed(slice(ids, 1, 640))
+        local busy = idle:fork(320)
+        busy:feed(slice(ids, 641, 650))
+        -- Over the budget by less than what nobody but the idle session reads.
+        idle:policy { bits = 16, window = "keep", memory = "1050K", spill = spill_folder() }
+        local before = levels(busy)
+        assert.is_true(before[DISK].pages > 0, before[DISK].pages .. " pages on disk")
+        busy:step(ids[651])
+        assert.equal(before[DISK].raised, levels(busy)[DISK].raised)
+        local fresh = model:session { kv = { bits = 16, window = "keep" } }
+        fresh:feed(slice(ids, 1, 641))
+        idle:step(ids[641])
+        assert.equal(bytes_of(fresh:logits()), bytes_of(idle:logits()))
+        idle:close()
+        busy:close()
+        fresh:close()
+    end)
+
     it("go on in a child process, which has no thread that unpacks and a spill file that is not its own", function()
         if os.getenv("TSAN_OPTIONS") then return pending("ThreadSanitizer loses track of a child with threads") end
         local session = model:session { prefixes = false,

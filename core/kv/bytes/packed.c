@@ -1,4 +1,4 @@
-#include "kv/packed.h"
+#include "kv/bytes/packed.h"
 
 #include "base/error.h"
 #include "base/memory.h"

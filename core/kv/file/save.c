@@ -1,12 +1,11 @@
-/* Writing a saved session: see kv/saved.h for the file. */
+/* Writing a saved session: see kv/file/header.h for the file. */
 #include "base/error.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/threads.h"
-#include "kv/place.h"
-#include "kv/saved.h"
-#include "load/weights.h"
-#include "model/model.h"
+#include "kernels/kernels.h"
+#include "kv/file/policy.h"
+#include "kv/sequence.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -97,7 +96,8 @@ static int write_policy(saving *s) {
 }
 
 /* Copies text into a field of the header, cut to fit; the rest of it is 0. */
-static void put_text(char *field, size_t size, const char *text, size_t length) {
+static void put_text(char *field, size_t size, const char *text) {
+    const size_t length = strlen(text);
     memset(field, 0, size);
     memcpy(field, text, length < size ? length : size - 1);
 }
@@ -112,7 +112,7 @@ static void hash_content(const ml_cache *cache, const ml_sequence *sequence, con
 }
 
 int ml_sequence_content(const ml_cache *cache, int32_t sequence, const ml_identity *identity, uint64_t out[2]) {
-    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    const ml_sequence *s = ml_sequence_find(cache, sequence);
     if (!s) return ML_E_ARGUMENT;
     hash_content(cache, s, identity, out);
     return ML_OK;
@@ -121,10 +121,9 @@ int ml_sequence_content(const ml_cache *cache, int32_t sequence, const ml_identi
 static void describe(saving *s, int32_t number, const ml_identity *identity, const char *text, int64_t text_bytes) {
     const ml_cache *cache = s->cache;
     const ml_sequence *sequence = s->sequence;
-    const ml_weights *weights = cache->model->weights;
     ml_saved_info *info = &s->header.info;
-    const char *name = "", *file = ml_weights_path(weights), *isa = ml_kernels_numbers();
-    int64_t name_bytes = 0;
+    const ml_shape *shape = &cache->shape;
+    const char *isa = ml_kernels_numbers();
     info->tokens = sequence->length;
     info->sound = sequence->isa == isa ? ml_sequence_sound(cache, number) : 0;
     info->text_bytes = text_bytes;
@@ -132,20 +131,18 @@ static void describe(saving *s, int32_t number, const ml_identity *identity, con
     for (int64_t i = 0; i < s->count; i++) info->quantised += s->entries[i].format != 0;
     info->created = (int64_t)time(NULL);
     info->dtype = cache->dtype;
-    info->layers = cache->layers;
+    info->layers = cache->shape.layers;
     info->identity = *identity;
-    s->header.kv_heads = cache->kv_heads;
-    s->header.head_dim = cache->head_dim;
+    s->header.kv_heads = cache->shape.kv_heads;
+    s->header.head_dim = cache->shape.head_dim;
     s->header.ids_hash = ml_hash(sequence->ids, sequence->length * (int64_t)sizeof *sequence->ids, 0);
     s->header.text_hash = ml_hash(text, text_bytes, 0);
     hash_content(cache, sequence, identity, info->content);
-    if (ml_meta_string(weights, "general.name", 0, &name, &name_bytes) != ML_OK) name_bytes = 0;
-    put_text(info->name, sizeof info->name, name, (size_t)name_bytes);
-    put_text(info->file, sizeof info->file, file, strlen(file));
-    put_text(info->isa, sizeof info->isa, isa, strlen(isa));
-    put_text(info->version, sizeof info->version, ml_version(), strlen(ml_version()));
-    put_text(info->architecture, sizeof info->architecture, cache->model->config.architecture,
-             strlen(cache->model->config.architecture));
+    put_text(info->name, sizeof info->name, shape->name);
+    put_text(info->file, sizeof info->file, shape->file);
+    put_text(info->isa, sizeof info->isa, isa);
+    put_text(info->version, sizeof info->version, ml_version());
+    put_text(info->architecture, sizeof info->architecture, shape->architecture);
 }
 
 static int write_all(saving *s, const char *text) {
@@ -181,8 +178,8 @@ static int add_page(saving *s, const ml_page *page, int64_t at, int32_t frozen) 
     int status = add_format(s, page->format);
     if (status != ML_OK) return status;
     s->entries[s->count] = (ml_saved_entry){
-        .layer = (uint32_t)(at % s->cache->layers),
-        .page = (uint32_t)(at / s->cache->layers),
+        .layer = (uint32_t)(at % s->cache->shape.layers),
+        .page = (uint32_t)(at / s->cache->shape.layers),
         .format = (uint32_t)ml_saved_format(s->formats, s->format_count, page->format),
         .bytes = (uint32_t)page->format->bytes,
         .frozen = (uint32_t)frozen,
@@ -193,14 +190,14 @@ static int add_page(saving *s, const ml_page *page, int64_t at, int32_t frozen) 
 
 static int list_pages(saving *s) {
     const ml_cache *cache = s->cache;
-    const int64_t pages = (s->sequence->length + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * cache->layers;
+    const int64_t pages = (s->sequence->length + ML_PAGE_TOKENS - 1) / ML_PAGE_TOKENS * cache->shape.layers;
     int64_t origins = 0;
     for (int64_t i = 0; i < pages; i++) origins += s->sequence->pages[i]->origin != NULL;
     s->entries = ml_calloc((size_t)(pages + origins), sizeof *s->entries);
     s->pages = ml_calloc((size_t)(pages + origins), sizeof *s->pages);
     if (!s->entries || !s->pages) return ML_E_MEMORY;
     int status = add_format(s, cache->plain);
-    for (int32_t l = 0; status == ML_OK && cache->goal && l < cache->layers; l++) {
+    for (int32_t l = 0; status == ML_OK && cache->goal && l < cache->shape.layers; l++) {
         status = add_format(s, cache->goal[l]);
     }
     for (int64_t i = 0; status == ML_OK && i < pages; i++) {
@@ -240,7 +237,7 @@ static void release(saving *s) {
 
 int ml_sequence_save(ml_cache *cache, int32_t sequence, const ml_identity *identity, const char *text, int64_t bytes,
                      const char *path) {
-    const ml_sequence *from = ml_cache_sequence(cache, sequence);
+    const ml_sequence *from = ml_sequence_find(cache, sequence);
     if (!from) return ML_E_ARGUMENT;
     if (from->length == 0) return ml_error(ML_E_ARGUMENT, "an empty session is not saved");
     if (bytes < 0) return ml_error(ML_E_ARGUMENT, "a text has 0 bytes or more, not %lld", (long long)bytes);

@@ -1,8 +1,8 @@
 /* Bytes of pages, made small without loss: split by the place of a byte in its number, then zstd. The high bytes of
  * neighbouring bf16 or f32 numbers are alike, the low ones are noise: each kind is a zstd frame of its own, so that
  * noise is stored as it is and costs the reader a copy. */
-#ifndef ML_KV_PACKED_H
-#define ML_KV_PACKED_H
+#ifndef ML_KV_BYTES_PACKED_H
+#define ML_KV_BYTES_PACKED_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* Header and index entries of saved sessions as bytes. */
-#include "kv/saved.h"
+#include "kv/file/header.h"
 
 static const uint8_t magic[8] = {'m', 'o', 'o', 'n', 'k', 'v', '\r', '\n'};
 

@@ -3,8 +3,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/threads.h"
-#include "kv/cache.h"
-#include "model/model.h"
+#include "kv/pass.h"
 
 #include <stdlib.h>
 
@@ -31,7 +30,7 @@ static void draw(uint64_t *state, float *out, int64_t n) {
 static void fill_layers(void *arg, int64_t begin, int64_t end, int thread) {
     (void)thread;
     const filling *work = arg;
-    const int64_t width = (int64_t)work->cache->kv_heads * work->cache->head_dim;
+    const int64_t width = (int64_t)work->cache->shape.kv_heads * work->cache->shape.head_dim;
     for (int64_t layer = begin; layer < end; layer++) {
         float *mean = work->room + layer * 3 * width, *keys = mean + width, *values = keys + width;
         uint64_t state = work->seed + (uint64_t)layer;
@@ -41,7 +40,7 @@ static void fill_layers(void *arg, int64_t begin, int64_t end, int thread) {
             draw(&state, keys, width);
             draw(&state, values, width);
             for (int64_t i = 0; i < width; i++) keys[i] += 2 * mean[i];
-            ml_cache_write(work->cache, work->sequence, (int32_t)layer, t, keys, values);
+            ml_sequence_write(work->cache, work->sequence, (int32_t)layer, t, keys, values);
         }
     }
 }
@@ -49,23 +48,23 @@ static void fill_layers(void *arg, int64_t begin, int64_t end, int thread) {
 /* Adds `count` tokens that are in one page. */
 static int fill_page(ml_cache *cache, ml_sequence *sequence, int64_t count, uint64_t seed, float *room) {
     if (ml_interrupt_pending()) return ml_error(ML_E_INTERRUPTED, "interrupted");
-    int status = ml_cache_reserve(cache, sequence, count);
+    int status = ml_pass_reserve_one(cache, sequence, count);
     if (status != ML_OK) return status;
     filling work = {cache, sequence, sequence->length, count, seed, room};
-    ml_parallel(cache->layers, 1, fill_layers, &work);
-    const uint64_t vocabulary = (uint64_t)cache->model->config.vocabulary;
+    ml_parallel(cache->shape.layers, 1, fill_layers, &work);
+    const uint64_t vocabulary = (uint64_t)cache->shape.vocabulary;
     uint64_t state = ~(seed + (uint64_t)sequence->length);
     for (int64_t i = 0; i < count; i++) ml_sequence_append(sequence, (int32_t)(ml_random_next(&state) % vocabulary), 0);
-    ml_cache_changed(cache);
+    ml_pages_changed(cache);
     return ml_cache_settle(cache);
 }
 
 int ml_sequence_fill_random(ml_cache *cache, int32_t sequence, int64_t count, uint64_t seed) {
     if (count < 0) return ml_error(ML_E_ARGUMENT, "0 random tokens or more are filled in, not %lld", (long long)count);
-    ml_sequence *s = ml_cache_sequence(cache, sequence);
+    ml_sequence *s = ml_sequence_find(cache, sequence);
     if (!s) return ML_E_ARGUMENT;
-    const size_t width = (size_t)cache->kv_heads * (size_t)cache->head_dim;
-    float *room = ml_calloc((size_t)cache->layers * 3 * width, sizeof *room);
+    const size_t width = (size_t)cache->shape.kv_heads * (size_t)cache->shape.head_dim;
+    float *room = ml_calloc((size_t)cache->shape.layers * 3 * width, sizeof *room);
     if (!room) return ML_E_MEMORY;
     int status = ML_OK;
     while (status == ML_OK && count > 0) {

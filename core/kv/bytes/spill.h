@@ -1,6 +1,6 @@
 /* The spill file: packed pages on disk. It has no name, so nothing is left of it after a crash. */
-#ifndef ML_KV_SPILL_H
-#define ML_KV_SPILL_H
+#ifndef ML_KV_BYTES_SPILL_H
+#define ML_KV_BYTES_SPILL_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 #define _GNU_SOURCE /* mkostemp */
-#include "kv/spill.h"
+#include "kv/bytes/spill.h"
 
 #include "base/error.h"
 #include "base/hash.h"

@@ -2,9 +2,11 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/memory.h"
-#include "kv/place.h"
-#include "kv/spill.h"
-#include "kv/stream.h"
+#include "kv/bytes/spill.h"
+#include "kv/demote.h"
+#include "kv/page.h"
+#include "kv/promote.h"
+#include "kv/sequence.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +71,7 @@ static int pack_page(promoting *p, size_t i) {
 
 /* Puts all full pages down. */
 static int put_down(const promoting *p) {
-    ml_place_prepare(p->cache, p->cache->places.memory);
+    ml_demote_for(p->cache, p->cache->places.memory);
     for (size_t i = 0; i < p->count; i++) {
         if (p->pages[i]->data || !p->pages[i]->spill) {
             return ml_error(ML_E_IO, "the pages cannot all be put into the spill file: %s",
@@ -82,17 +84,17 @@ static int put_down(const promoting *p) {
 static int open_promoting(promoting *p) {
     ml_cache *cache = p->cache;
     const int64_t full = p->sequence->length / ML_PAGE_TOKENS;
-    const size_t count = (size_t)full * (size_t)cache->layers;
+    const size_t count = (size_t)full * (size_t)cache->shape.layers;
     p->pages = ml_calloc(count, sizeof(ml_page *));
     p->packed = ml_calloc(count, sizeof *p->packed);
     p->whole = ml_calloc(count, sizeof *p->whole);
     p->best = ml_calloc(count, sizeof *p->best);
-    p->largest = ml_place_largest(cache);
+    p->largest = ml_page_largest(cache);
     p->area = ml_alloc_aligned(AREA + p->largest, 1);
     p->buffer = ml_alloc_aligned(ml_packed_bound(p->largest), 1);
     if (!p->pages || !p->packed || !p->whole || !p->best || !p->area || !p->buffer) return ML_E_MEMORY;
-    for (int32_t layer = 0; layer < cache->layers; layer++) {
-        for (int64_t i = 0; i < full; i++) p->pages[p->count++] = p->sequence->pages[i * cache->layers + layer];
+    for (int32_t layer = 0; layer < cache->shape.layers; layer++) {
+        for (int64_t i = 0; i < full; i++) p->pages[p->count++] = p->sequence->pages[i * cache->shape.layers + layer];
     }
     int status = ml_porter_open(p->largest, &p->porter);
     if (status == ML_OK) status = put_down(p);
@@ -151,16 +153,16 @@ static int time_pages(promoting *p, way run, double *seconds) {
 /* ---- as attention does it, which reads span after span ---- */
 
 static int stream_all(promoting *p) {
-    const int64_t step = ml_stream_pages(p->cache), full = p->sequence->length / ML_PAGE_TOKENS;
+    const int64_t step = ml_promote_pages(p->cache), full = p->sequence->length / ML_PAGE_TOKENS;
     int status = ML_OK;
-    for (int32_t layer = 0; layer < p->cache->layers; layer++) {
+    for (int32_t layer = 0; layer < p->cache->shape.layers; layer++) {
         for (int64_t i = 0; status == ML_OK && i < full; i += step) {
             const ml_span now = {layer, p->number, i, i + step < full ? i + step : full};
             ml_span next = {layer, p->number, now.end, now.end + step < full ? now.end + step : full};
             if (now.end == full) next = (ml_span){layer + 1, p->number, 0, step < full ? step : full};
-            if (next.layer == p->cache->layers) next = (ml_span){0};
-            status = ml_stream_take(p->cache, &now, &next);
-            if (status == ML_OK) ml_stream_done(p->cache);
+            if (next.layer == p->cache->shape.layers) next = (ml_span){0};
+            status = ml_promote_take(p->cache, &now, &next);
+            if (status == ML_OK) ml_promote_done(p->cache);
         }
     }
     return status;
@@ -197,7 +199,7 @@ static int measure(promoting *p, ml_promotion *out) {
 }
 
 int ml_cache_promotion(ml_cache *cache, int32_t sequence, ml_promotion *out) {
-    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    const ml_sequence *s = ml_sequence_find(cache, sequence);
     if (!s) return ML_E_ARGUMENT;
     if (cache->places.memory == 0 || !cache->spill || cache->spill_broken) {
         return ml_error(ML_E_ARGUMENT, "promotion is measured where there is a budget of memory and a spill file");

@@ -1,9 +1,9 @@
-/* A smaller budget: what is in memory moves to a pool of that size, close together, and the old pool goes as a whole.
- */
+#include "kv/compact.h"
+
 #include "base/error.h"
 #include "base/memory.h"
-#include "kv/place.h"
-#include "kv/stream.h"
+#include "kv/page.h"
+#include "kv/promote.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +24,7 @@ static size_t list_pieces(ml_cache *cache, piece *list) {
     size_t count = 0;
     for (int i = 0; i < 2; i++) {
         int64_t bytes;
-        uint8_t **area = ml_stream_area(cache, i, &bytes);
+        uint8_t **area = ml_promote_area(cache, i, &bytes);
         if (area) add_piece(list, &count, area, bytes);
     }
     for (ml_slab *slab = cache->slabs; slab; slab = slab->next) {
@@ -69,7 +69,7 @@ static void move_pieces(ml_cache *cache, piece *list, size_t count) {
     if (cache->used_peak < old.used_peak) cache->used_peak = old.used_peak;
 }
 
-int ml_place_move(ml_cache *cache) {
+int ml_compact(ml_cache *cache) {
     ml_pool *pool = NULL;
     cache->quiesce(cache);
     const size_t count = list_pieces(cache, NULL);
@@ -82,7 +82,7 @@ int ml_place_move(ml_cache *cache) {
         ml_pool *old = cache->pool;
         cache->pool = pool;
         pool = old;
-        ml_cache_changed(cache);
+        ml_pages_changed(cache);
     }
     ml_pool_free(pool);
     free(list);

@@ -3,7 +3,7 @@
  *     hot_tokens 8, first_tokens 8, whether there is a policy 4, whether keys are rotated 4, number of formats 4, 0 4
  *     goals     4 bytes a layer: the format that its full pages become
  *     formats   a byte for each side: bits of the keys by head, then of the values */
-#include "kv/saved.h"
+#include "kv/file/policy.h"
 
 /* MOST_FORMATS: as many policies over all layers as nobody has. A cache compares each new one with all it knows. */
 enum { HOT = 0, FIRST = 8, SET = 16, ROTATED = 20, FORMATS = 24, GOALS = 32, MOST_FORMATS = 8192 };
@@ -15,7 +15,7 @@ size_t ml_saved_format(const ml_format *const *formats, size_t format_count, con
 }
 
 int64_t ml_saved_policy_bytes(const ml_cache *cache, size_t format_count) {
-    return GOALS + 4 * (int64_t)cache->layers + (int64_t)format_count * 2 * cache->kv_heads;
+    return GOALS + 4 * (int64_t)cache->shape.layers + (int64_t)format_count * 2 * cache->shape.kv_heads;
 }
 
 void ml_saved_put_policy(const ml_cache *cache, const ml_format *const *formats, size_t format_count, uint8_t *out) {
@@ -25,13 +25,14 @@ void ml_saved_put_policy(const ml_cache *cache, const ml_format *const *formats,
     ml_put_u32(out + ROTATED, cache->rotated != 0);
     ml_put_u32(out + FORMATS, (uint32_t)format_count);
     ml_put_u32(out + FORMATS + 4, 0);
-    uint8_t *goals = out + GOALS, *bits = goals + 4 * cache->layers;
-    for (int32_t l = 0; l < cache->layers; l++) {
+    uint8_t *goals = out + GOALS, *bits = goals + 4 * cache->shape.layers;
+    for (int32_t l = 0; l < cache->shape.layers; l++) {
         const size_t goal = cache->goal ? ml_saved_format(formats, format_count, cache->goal[l]) : 0;
         ml_put_u32(goals + 4 * l, (uint32_t)goal);
     }
     for (size_t i = 0; i < format_count; i++) {
-        for (int32_t side = 0; side < 2 * cache->kv_heads; side++) *bits++ = (uint8_t)formats[i]->sides[side].bits;
+        for (int32_t side = 0; side < 2 * cache->shape.kv_heads; side++)
+            *bits++ = (uint8_t)formats[i]->sides[side].bits;
     }
 }
 

@@ -1,9 +1,10 @@
-#include "kv/stream.h"
+#include "kv/promote.h"
 
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/threads.h"
-#include "kv/place.h"
+#include "kv/budget.h"
+#include "kv/page.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -32,7 +33,7 @@ typedef struct stage {
     atomic_llong next; /* job */
 } stage;
 
-struct ml_stream {
+struct ml_promoter {
     pthread_t thread;
     pid_t process; /* that has the thread: a child after fork() has none */
     int running, stop;
@@ -59,102 +60,102 @@ static void work_on(stage *s, ml_porter *porter) {
 }
 
 static void *run(void *arg) {
-    ml_stream *stream = arg;
-    pthread_mutex_lock(&stream->lock);
-    while (!stream->stop) {
-        stage *s = stream->work;
+    ml_promoter *promoter = arg;
+    pthread_mutex_lock(&promoter->lock);
+    while (!promoter->stop) {
+        stage *s = promoter->work;
         if (!s) {
-            pthread_cond_wait(&stream->wake, &stream->lock);
+            pthread_cond_wait(&promoter->wake, &promoter->lock);
             continue;
         }
-        stream->busy = 1;
-        pthread_mutex_unlock(&stream->lock);
-        work_on(s, &stream->porter);
-        pthread_mutex_lock(&stream->lock);
-        stream->busy = 0;
-        if (stream->work == s) stream->work = NULL;
-        pthread_cond_signal(&stream->rest);
+        promoter->busy = 1;
+        pthread_mutex_unlock(&promoter->lock);
+        work_on(s, &promoter->porter);
+        pthread_mutex_lock(&promoter->lock);
+        promoter->busy = 0;
+        if (promoter->work == s) promoter->work = NULL;
+        pthread_cond_signal(&promoter->rest);
     }
-    pthread_mutex_unlock(&stream->lock);
+    pthread_mutex_unlock(&promoter->lock);
     return NULL;
 }
 
 /* Waits until the thread has left its stage. All jobs are given out. */
-static void settle_thread(ml_stream *stream) {
-    pthread_mutex_lock(&stream->lock);
-    stream->work = NULL;
-    while (stream->busy) pthread_cond_wait(&stream->rest, &stream->lock);
-    pthread_mutex_unlock(&stream->lock);
+static void settle_thread(ml_promoter *promoter) {
+    pthread_mutex_lock(&promoter->lock);
+    promoter->work = NULL;
+    while (promoter->busy) pthread_cond_wait(&promoter->rest, &promoter->lock);
+    pthread_mutex_unlock(&promoter->lock);
 }
 
 /* Without a thread the caller does it all: slower, not wrong. */
-static void wake_thread(ml_stream *stream, stage *s) {
-    if (!stream->running) stream->running = ml_thread_start(&stream->thread, run, stream) == 0;
-    if (!stream->running) return;
-    pthread_mutex_lock(&stream->lock);
-    stream->work = s;
-    pthread_cond_signal(&stream->wake);
-    pthread_mutex_unlock(&stream->lock);
+static void wake_thread(ml_promoter *promoter, stage *s) {
+    if (!promoter->running) promoter->running = ml_thread_start(&promoter->thread, run, promoter) == 0;
+    if (!promoter->running) return;
+    pthread_mutex_lock(&promoter->lock);
+    promoter->work = s;
+    pthread_cond_signal(&promoter->wake);
+    pthread_mutex_unlock(&promoter->lock);
 }
 
 /* ---- the object ---- */
 
-static void open_locks(ml_stream *stream) {
-    pthread_mutex_init(&stream->lock, NULL);
-    pthread_cond_init(&stream->wake, NULL);
-    pthread_cond_init(&stream->rest, NULL);
+static void open_locks(ml_promoter *promoter) {
+    pthread_mutex_init(&promoter->lock, NULL);
+    pthread_cond_init(&promoter->wake, NULL);
+    pthread_cond_init(&promoter->rest, NULL);
 }
 
-static ml_stream *stream_of(ml_cache *cache) {
-    if (cache->stream) return cache->stream;
-    ml_stream *stream = ml_calloc(1, sizeof *stream);
-    if (!stream) return NULL;
-    open_locks(stream);
-    stream->process = getpid();
-    stream->pages = SPAN_PAGES;
-    return cache->stream = stream;
+static ml_promoter *promoter_of(ml_cache *cache) {
+    if (cache->promoter) return cache->promoter;
+    ml_promoter *promoter = ml_calloc(1, sizeof *promoter);
+    if (!promoter) return NULL;
+    open_locks(promoter);
+    promoter->process = getpid();
+    promoter->pages = SPAN_PAGES;
+    return cache->promoter = promoter;
 }
 
 static void close_areas(ml_cache *cache) {
-    ml_stream *stream = cache->stream;
+    ml_promoter *promoter = cache->promoter;
     for (int i = 0; i < 2; i++) {
-        ml_pool_give(cache->pool, stream->stages[i].area, stream->area_bytes);
-        stream->stages[i].area = NULL;
+        ml_pool_give(cache->pool, promoter->stages[i].area, promoter->area_bytes);
+        promoter->stages[i].area = NULL;
     }
-    stream->area_bytes = 0;
-    stream->pages = SPAN_PAGES;
+    promoter->area_bytes = 0;
+    promoter->pages = SPAN_PAGES;
 }
 
-void ml_stream_free(ml_cache *cache) {
-    ml_stream *stream = cache->stream;
-    if (!stream) return;
-    ml_stream_halt(cache);
-    if (stream->running) {
-        pthread_mutex_lock(&stream->lock);
-        stream->stop = 1;
-        pthread_cond_signal(&stream->wake);
-        pthread_mutex_unlock(&stream->lock);
-        pthread_join(stream->thread, NULL);
+void ml_promote_free(ml_cache *cache) {
+    ml_promoter *promoter = cache->promoter;
+    if (!promoter) return;
+    ml_promote_halt(cache);
+    if (promoter->running) {
+        pthread_mutex_lock(&promoter->lock);
+        promoter->stop = 1;
+        pthread_cond_signal(&promoter->wake);
+        pthread_mutex_unlock(&promoter->lock);
+        pthread_join(promoter->thread, NULL);
     }
     close_areas(cache);
-    for (int i = 0; i < 2; i++) free(stream->stages[i].jobs);
-    ml_porter_close(&stream->porter);
-    pthread_cond_destroy(&stream->wake);
-    pthread_cond_destroy(&stream->rest);
-    pthread_mutex_destroy(&stream->lock);
-    free(stream);
-    cache->stream = NULL;
+    for (int i = 0; i < 2; i++) free(promoter->stages[i].jobs);
+    ml_porter_close(&promoter->porter);
+    pthread_cond_destroy(&promoter->wake);
+    pthread_cond_destroy(&promoter->rest);
+    pthread_mutex_destroy(&promoter->lock);
+    free(promoter);
+    cache->promoter = NULL;
 }
 
-int64_t ml_stream_pages(const ml_cache *cache) {
-    return cache->stream ? cache->stream->pages : SPAN_PAGES;
+int64_t ml_promote_pages(const ml_cache *cache) {
+    return cache->promoter ? cache->promoter->pages : SPAN_PAGES;
 }
 
-uint8_t **ml_stream_area(ml_cache *cache, int i, int64_t *bytes) {
-    ml_stream *stream = cache->stream;
-    if (!stream || !stream->stages[i].area) return NULL;
-    *bytes = stream->area_bytes;
-    return &stream->stages[i].area;
+uint8_t **ml_promote_area(ml_cache *cache, int i, int64_t *bytes) {
+    ml_promoter *promoter = cache->promoter;
+    if (!promoter || !promoter->stages[i].area) return NULL;
+    *bytes = promoter->area_bytes;
+    return &promoter->stages[i].area;
 }
 
 /* Both areas, or none. */
@@ -171,12 +172,13 @@ static int take_areas(ml_cache *cache, int64_t bytes, uint8_t *areas[2]) {
 /* The least size of an area that holds `least` pages. The pool has powers of two without loss. */
 static int64_t least_area(const ml_cache *cache, int64_t least) {
     int64_t bytes = 1;
-    while (bytes < least * (int64_t)ml_place_largest(cache)) bytes *= 2;
+    while (bytes < least * (int64_t)ml_page_largest(cache)) bytes *= 2;
     return bytes;
 }
 
-static int check_budget(const ml_cache *cache, int64_t area) {
-    const int64_t budget = cache->places.memory, needed = 2 * area + cache->layers * cache->plain->bytes;
+int ml_promote_fits(const ml_cache *cache, int64_t least) {
+    const int64_t area = least_area(cache, least), budget = cache->places.memory,
+                  needed = 2 * area + cache->shape.layers * cache->plain->bytes;
     if (budget >= needed) return ML_OK;
     return ml_error(ML_E_MEMORY,
                     "a budget of %lld bytes is too small for keys and values: one page of every layer of this model "
@@ -186,40 +188,35 @@ static int check_budget(const ml_cache *cache, int64_t area) {
 
 /* Takes areas of `bytes` or, where the pool has no room for so much, less; but of `least` pages. */
 static int open_areas(ml_cache *cache, int64_t bytes, int64_t least) {
-    ml_stream *stream = cache->stream;
-    const int64_t largest = (int64_t)ml_place_largest(cache);
+    ml_promoter *promoter = cache->promoter;
+    const int64_t largest = (int64_t)ml_page_largest(cache);
     uint8_t *areas[2];
     int status = ML_E_MEMORY;
-    for (; bytes >= least * largest && bytes != stream->area_bytes; bytes /= 2) {
+    for (; bytes >= least * largest && bytes != promoter->area_bytes; bytes /= 2) {
         status = take_areas(cache, bytes, areas);
         if (status != ML_OK) continue;
         close_areas(cache);
-        for (int i = 0; i < 2; i++) stream->stages[i].area = areas[i];
-        stream->area_bytes = bytes;
-        stream->pages = bytes / largest < SPAN_PAGES ? bytes / largest / least * least : SPAN_PAGES;
+        for (int i = 0; i < 2; i++) promoter->stages[i].area = areas[i];
+        promoter->area_bytes = bytes;
+        promoter->pages = bytes / largest < SPAN_PAGES ? bytes / largest / least * least : SPAN_PAGES;
         return ML_OK;
     }
-    return stream->stages[0].area ? ML_OK : status; /* those that there are do as well */
+    return promoter->stages[0].area ? ML_OK : status; /* those that there are do as well */
 }
 
-int ml_stream_open(ml_cache *cache, int64_t least) {
-    ml_stream *stream = stream_of(cache);
-    if (!stream) return ML_E_MEMORY;
-    ml_stream_halt(cache);
+int ml_promote_open(ml_cache *cache, int64_t least) {
+    ml_promoter *promoter = promoter_of(cache);
+    if (!promoter) return ML_E_MEMORY;
+    ml_promote_halt(cache);
     if (cache->places.memory == 0) {
         close_areas(cache);
         return ML_OK;
     }
-    const int64_t largest = (int64_t)ml_place_largest(cache), share = cache->places.memory / 16,
+    const int64_t largest = (int64_t)ml_page_largest(cache), share = cache->places.memory / 16,
                   most = share < STAGING_MOST ? share : STAGING_MOST;
     int64_t bytes = least_area(cache, least);
-    int status = check_budget(cache, bytes);
-    if (status != ML_OK) return status;
     while (2 * bytes <= most && bytes < SPAN_PAGES * largest) bytes *= 2;
-    status = open_areas(cache, bytes, least);
-    /* What is left may lie scattered over more memory than the budget: moved together it leaves room. */
-    if (status == ML_E_MEMORY && ml_place_move(cache) == ML_OK) status = open_areas(cache, bytes, least);
-    return status;
+    return open_areas(cache, bytes, least);
 }
 
 /* ---- spans ---- */
@@ -237,7 +234,7 @@ static int place_job(ml_cache *cache, stage *s, job *j, int64_t *spare) {
         j->to = data;
         return ML_OK;
     }
-    if (!s->area || s->used + bytes > cache->stream->area_bytes) {
+    if (!s->area || s->used + bytes > cache->promoter->area_bytes) {
         return ml_error(ML_E_MEMORY, "out of memory: %lld bytes for a page that attention needs", (long long)bytes);
     }
     j->staged = 1;
@@ -257,29 +254,29 @@ static void drop_jobs(ml_cache *cache, stage *s) {
 
 /* In a child after fork(): what the thread was at is nobody's now, and another one is started when it is needed. */
 static void forget_thread(ml_cache *cache) {
-    ml_stream *stream = cache->stream;
-    if (stream->process == getpid()) return;
-    stream->process = getpid();
-    stream->running = stream->busy = 0;
-    stream->work = NULL;
-    open_locks(stream);
+    ml_promoter *promoter = cache->promoter;
+    if (promoter->process == getpid()) return;
+    promoter->process = getpid();
+    promoter->running = promoter->busy = 0;
+    promoter->work = NULL;
+    open_locks(promoter);
     for (int i = 0; i < 2; i++) {
-        if (stream->stages[i].issued && !stream->stages[i].shown) drop_jobs(cache, &stream->stages[i]);
+        if (promoter->stages[i].issued && !promoter->stages[i].shown) drop_jobs(cache, &promoter->stages[i]);
     }
 }
 
 /* Lists what is missing of a span, and lets the thread begin. */
 static int issue(ml_cache *cache, stage *s, const ml_span *span) {
-    ml_stream *stream = cache->stream;
+    ml_promoter *promoter = cache->promoter;
     const ml_sequence *sequence = &cache->sequences[span->sequence];
-    int64_t spare = ml_place_spare(cache);
+    int64_t spare = ml_budget_spare(cache);
     s->span = *span;
     s->used = 0;
     s->count = 0;
     s->issued = 1;
     int status = ML_OK;
     for (int64_t i = span->first; status == ML_OK && i < span->end; i++) {
-        ml_page *page = sequence->pages[i * cache->layers + span->layer];
+        ml_page *page = sequence->pages[i * cache->shape.layers + span->layer];
         if (page->data && !page->staged) continue;
         void *jobs = s->jobs;
         status = ml_grow(&jobs, &s->capacity, s->count + 1, sizeof *s->jobs);
@@ -293,7 +290,7 @@ static int issue(ml_cache *cache, stage *s, const ml_span *span) {
         return status;
     }
     atomic_store(&s->next, 0);
-    if (s->count > 0) wake_thread(stream, s);
+    if (s->count > 0) wake_thread(promoter, s);
     return ML_OK;
 }
 
@@ -312,7 +309,7 @@ static void help(void *arg, int64_t begin, int64_t end, int thread) {
 static int show(ml_cache *cache, stage *s) {
     helping h = {cache, s};
     if (atomic_load(&s->next) < (long long)s->count) ml_parallel(cache->porter_count, 1, help, &h);
-    settle_thread(cache->stream);
+    settle_thread(cache->promoter);
     int status = ML_OK;
     for (size_t i = 0; status == ML_OK && i < s->count; i++) {
         job *j = &s->jobs[i];
@@ -326,7 +323,7 @@ static int show(ml_cache *cache, stage *s) {
     for (size_t i = 0; i < s->count; i++) {
         job *j = &s->jobs[i];
         if (j->staged) {
-            ml_cache_traffic(cache, j->page->layer, ml_page_level(j->page))->raised++;
+            ml_page_traffic(cache, j->page->layer, ml_page_level(j->page))->raised++;
             j->page->data = j->to;
             j->page->staged = 1;
         } else {
@@ -338,37 +335,37 @@ static int show(ml_cache *cache, stage *s) {
 }
 
 static int make_porters(ml_cache *cache) {
-    ml_stream *stream = cache->stream;
-    const size_t largest = ml_place_largest(cache);
-    int status = ml_place_porters(cache);
-    if (status != ML_OK || stream->porter_bytes >= largest) return status;
-    ml_porter_close(&stream->porter);
-    stream->porter_bytes = 0;
-    status = ml_porter_open(largest, &stream->porter);
-    if (status == ML_OK) stream->porter_bytes = largest;
+    ml_promoter *promoter = cache->promoter;
+    const size_t largest = ml_page_largest(cache);
+    int status = ml_page_porters(cache);
+    if (status != ML_OK || promoter->porter_bytes >= largest) return status;
+    ml_porter_close(&promoter->porter);
+    promoter->porter_bytes = 0;
+    status = ml_porter_open(largest, &promoter->porter);
+    if (status == ML_OK) promoter->porter_bytes = largest;
     return status;
 }
 
-int ml_stream_take(ml_cache *cache, const ml_span *now, const ml_span *next) {
-    ml_stream *stream = stream_of(cache);
-    if (!stream) return ML_E_MEMORY;
+int ml_promote_take(ml_cache *cache, const ml_span *now, const ml_span *next) {
+    ml_promoter *promoter = promoter_of(cache);
+    if (!promoter) return ML_E_MEMORY;
     forget_thread(cache);
-    stage *ahead = &stream->stages[!stream->now];
+    stage *ahead = &promoter->stages[!promoter->now];
     int status = make_porters(cache);
     if (status == ML_OK && (!ahead->issued || !same_span(&ahead->span, now))) {
-        ml_stream_halt(cache);
+        ml_promote_halt(cache);
         status = issue(cache, ahead, now);
     }
     if (status == ML_OK) status = show(cache, ahead);
     if (status != ML_OK) return status;
-    stream->now = !stream->now;
+    promoter->now = !promoter->now;
     /* What is ahead may fail: its turn comes, and it is tried again then. */
-    if (next->first < next->end) issue(cache, &stream->stages[!stream->now], next);
+    if (next->first < next->end) issue(cache, &promoter->stages[!promoter->now], next);
     return ML_OK;
 }
 
-void ml_stream_done(ml_cache *cache) {
-    stage *s = &cache->stream->stages[cache->stream->now];
+void ml_promote_done(ml_cache *cache) {
+    stage *s = &cache->promoter->stages[cache->promoter->now];
     for (size_t i = 0; i < s->count; i++) {
         if (!s->jobs[i].staged) continue;
         s->jobs[i].page->data = NULL;
@@ -378,15 +375,15 @@ void ml_stream_done(ml_cache *cache) {
     s->issued = s->shown = 0;
 }
 
-void ml_stream_halt(ml_cache *cache) {
-    ml_stream *stream = cache->stream;
-    if (!stream) return;
+void ml_promote_halt(ml_cache *cache) {
+    ml_promoter *promoter = cache->promoter;
+    if (!promoter) return;
     forget_thread(cache);
     for (int i = 0; i < 2; i++) {
-        stage *s = &stream->stages[i];
+        stage *s = &promoter->stages[i];
         if (!s->issued || s->shown) continue;
         atomic_store(&s->next, (long long)s->count);
-        settle_thread(stream);
+        settle_thread(promoter);
         drop_jobs(cache, s);
     }
 }

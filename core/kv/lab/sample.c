@@ -1,66 +1,13 @@
-/* Sight of the levels: where pages lie, what happened to them, and what packing and quantising make of one. */
+/* Sight of one page: what packing and quantising make of it. */
 #include "base/error.h"
 #include "base/memory.h"
 #include "dtype/dtype.h"
-#include "kv/cache.h"
-#include "kv/packed.h"
+#include "kv/bytes/packed.h"
+#include "kv/sequence.h"
 
 #include <math.h>
 #include <stdlib.h>
-
-int ml_page_level(const ml_page *page) {
-    if (page->data && !page->staged) return page->format->plain ? ML_LEVEL_HOT : ML_LEVEL_WARM;
-    return page->packed ? ML_LEVEL_COLD : ML_LEVEL_DISK;
-}
-
-ml_traffic *ml_cache_traffic(const ml_cache *cache, int32_t layer, int level) {
-    return &cache->traffic[(size_t)layer * ML_LEVELS + (size_t)level];
-}
-
-static int check_layer(const ml_cache *cache, int32_t layer, int32_t least) {
-    if (layer >= least && layer < cache->layers) return ML_OK;
-    return ml_error(ML_E_ARGUMENT, "the cache has layers 0 to %d, not %d", cache->layers - 1, layer);
-}
-
-int ml_cache_levels(const ml_cache *cache, int32_t layer, ml_level *out) {
-    int status = check_layer(cache, layer, -1);
-    if (status != ML_OK) return status;
-    for (int level = 0; level < ML_LEVELS; level++) out[level] = (ml_level){0};
-    for (const ml_slab *slab = cache->slabs; slab; slab = slab->next) {
-        for (int i = 0; i < ML_SLAB_PAGES; i++) {
-            const ml_page *page = &slab->pages[i];
-            if (page->references == 0 || (layer >= 0 && page->layer != layer)) continue;
-            ml_level *level = &out[ml_page_level(page)];
-            level->pages++;
-            level->bytes += page->data ? page->format->bytes : page->packed_bytes;
-            level->whole += page->format->bytes;
-        }
-    }
-    for (int32_t l = layer < 0 ? 0 : layer; l <= (layer < 0 ? cache->layers - 1 : layer); l++) {
-        for (int level = 0; level < ML_LEVELS; level++) {
-            const ml_traffic *traffic = ml_cache_traffic(cache, l, level);
-            out[level].hits += traffic->hits;
-            out[level].lowered += traffic->lowered;
-            out[level].raised += traffic->raised;
-        }
-    }
-    return ML_OK;
-}
-
-int ml_sequence_levels(const ml_cache *cache, int32_t sequence, int32_t layer, int64_t *tokens) {
-    const ml_sequence *s = ml_cache_sequence(cache, sequence);
-    if (!s) return ML_E_ARGUMENT;
-    int status = check_layer(cache, layer, 0);
-    if (status != ML_OK) return status;
-    for (int level = 0; level < ML_LEVELS; level++) tokens[level] = 0;
-    for (int64_t t = 0; t < s->length; t += ML_PAGE_TOKENS) {
-        const int64_t count = s->length - t < ML_PAGE_TOKENS ? s->length - t : ML_PAGE_TOKENS;
-        tokens[ml_page_level(ml_cache_page(cache, s, layer, t))] += count;
-    }
-    return ML_OK;
-}
-
-/* ---- a sample ---- */
+#include <string.h>
 
 typedef struct sampling {
     const ml_page *page;
@@ -145,13 +92,14 @@ static int measure(sampling *s, int rotated, ml_page_sample *out) {
 }
 
 int ml_cache_sample(const ml_cache *cache, int32_t sequence, int32_t layer, ml_page_sample *out) {
-    const ml_sequence *s = ml_cache_sequence(cache, sequence);
+    const ml_sequence *s = ml_sequence_find(cache, sequence);
     if (!s) return ML_E_ARGUMENT;
-    int status = check_layer(cache, layer, 0);
-    if (status != ML_OK) return status;
+    if (layer < 0 || layer >= cache->shape.layers) {
+        return ml_error(ML_E_ARGUMENT, "the cache has layers 0 to %d, not %d", cache->shape.layers - 1, layer);
+    }
     sampling work = {0};
     for (int64_t i = s->length / ML_PAGE_TOKENS; i-- > 0;) {
-        const ml_page *page = ml_cache_page(cache, s, layer, i * ML_PAGE_TOKENS);
+        const ml_page *page = ml_sequence_page(cache, s, layer, i * ML_PAGE_TOKENS);
         if (!page->data || (work.page && !page->format->plain)) continue;
         work.page = page;
         if (page->format->plain) break;
@@ -159,7 +107,7 @@ int ml_cache_sample(const ml_cache *cache, int32_t sequence, int32_t layer, ml_p
     if (!work.page) {
         return ml_error(ML_E_NOT_FOUND, "sequence %d has no full page of layer %d in memory", sequence, layer);
     }
-    status = measure(&work, cache->rotated, out);
+    int status = measure(&work, cache->rotated, out);
     close_sampling(&work);
     return status;
 }
