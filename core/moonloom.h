@@ -223,35 +223,43 @@ int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, co
 
 /* ---- model ------------------------------------------------------------------------------------ */
 
+/* How RoPE is stretched over a longer context. */
+enum { ML_ROPE_NONE, ML_ROPE_LINEAR, ML_ROPE_YARN, ML_ROPE_LONGROPE };
+
 typedef struct ml_config {
-    char architecture[32]; /* "gpt-oss" or "llama" */
-    int32_t layers;        /* L */
-    int32_t width;         /* D, size of the residual stream */
-    int32_t heads;         /* query heads */
-    int32_t kv_heads;      /* key/value heads; heads / kv_heads queries share one (GQA) */
-    int32_t head_dim;      /* elements of a head */
-    int32_t rope_dims;     /* elements of a head that RoPE turns */
-    int32_t ffn_width;     /* inner width of the feed-forward block, or of one expert */
-    int32_t experts;       /* experts a layer; 0 for a dense model */
-    int32_t experts_used;  /* experts a token; 0 for a dense model */
-    int32_t window;        /* tokens that a sliding-window layer sees; 0 if there is none */
-    int32_t window_period; /* layer l slides unless l % window_period == window_period - 1; 0 if none do */
-    int32_t context;       /* trained context length in tokens */
-    int32_t rope_original; /* YaRN: context before scaling; 0 without YaRN */
-    int64_t vocabulary;    /* tokens */
-    double norm_epsilon;   /* of RMSNorm */
-    double rope_base;      /* theta */
-    double rope_factor;    /* YaRN: factor of the context; 1 without */
-    double yarn_beta_fast; /* YaRN: rotations above which a frequency stays */
-    double yarn_beta_slow; /* YaRN: rotations below which it is divided by the factor */
+    char architecture[32];  /* general.architecture: one of those in core/model/arch.c */
+    int32_t layers;         /* L */
+    int32_t width;          /* D, size of the residual stream */
+    int32_t heads;          /* query heads */
+    int32_t kv_heads;       /* key/value heads; heads / kv_heads queries share one (GQA) */
+    int32_t head_dim;       /* elements of a head */
+    int32_t rope_dims;      /* elements of a head that RoPE turns */
+    int32_t ffn_width;      /* inner width of the feed-forward block, or of one expert */
+    int32_t experts;        /* experts a layer; 0 for a dense model */
+    int32_t experts_used;   /* experts a token; 0 for a dense model */
+    int32_t window;         /* tokens that a sliding-window layer sees; 0 if there is none */
+    int32_t window_period;  /* layers after which windows repeat; 0 if there are none. See ml_model_window() */
+    int32_t context;        /* trained context length in tokens */
+    int32_t rope_scaling;   /* ML_ROPE_... */
+    int32_t rope_original;  /* YaRN and LongRoPE: context before scaling; 0 without */
+    int64_t vocabulary;     /* tokens */
+    double norm_epsilon;    /* of RMSNorm */
+    double rope_base;       /* theta */
+    double rope_factor;     /* factor of the context; 1 without */
+    double rope_magnitude;  /* factor of cos and sin; 1 if nothing asks for another */
+    double yarn_beta_fast;  /* YaRN: rotations above which a frequency stays */
+    double yarn_beta_slow;  /* YaRN: rotations below which it is divided by the factor */
+    double yarn_ext_factor; /* YaRN: how much of staying is granted, usually 1 */
 } ml_config;
 
-/* Builds a model on opened weights (architectures gpt-oss and llama). A missing tensor or a wrong shape
- * is refused with its name. The weights stay mapped. */
+/* Builds a model on opened weights. A missing tensor, a wrong shape, and a tensor that the architecture does not have
+ * are refused with its name. The weights stay mapped. */
 int ml_model_create(ml_weights *weights, ml_model **out);
 void ml_model_free(ml_model *model);
 /* All sizes of the model. */
 void ml_model_config(const ml_model *model, ml_config *out);
+/* Tokens that `layer` sees, the newest included; 0 if it sees all, or if there is no such layer. */
+int64_t ml_model_window(const ml_model *model, int32_t layer);
 /* Bytes of weights that decoding one token reads: every matrix once, experts_used experts a layer, one row
  * of the embedding. */
 int64_t ml_model_bytes_per_token(const ml_model *model);

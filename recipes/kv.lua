@@ -33,14 +33,12 @@ end
 -- ---- the table
 
 -- Layers that see everything, and layers with a window.
-local function count_layers(config)
-    local full = 0
-    for layer = 0, config.layers - 1 do
-        local slides = config.window > 0 and config.window_period > 0
-            and layer % config.window_period ~= config.window_period - 1
-        if not slides then full = full + 1 end
+local function count_layers(model)
+    local full, layers = 0, model:config().layers
+    for layer = 0, layers - 1 do
+        if not model:window(layer) then full = full + 1 end
     end
-    return full, config.layers - full
+    return full, layers - full
 end
 
 local function pages_for(tokens)
@@ -54,7 +52,7 @@ end
 
 local function table_rows(model)
     local config, rows = model:config(), {}
-    local full, windowed = count_layers(config)
+    local full, windowed = count_layers(model)
     for i, format in ipairs(FORMATS) do
         local session = model:session { kv = { key_bits = format[2], value_bits = format[3] }, prefixes = false }
         local page = session:page_bytes(0)
@@ -74,7 +72,7 @@ end
 -- From "every head of every layer" down to what has to be there, in bf16.
 local function arithmetic(model)
     local c, tokens = model:config(), LENGTHS[#LENGTHS]
-    local full, windowed = count_layers(c)
+    local full, windowed = count_layers(model)
     local all = 2 * c.heads * c.head_dim * 2 * c.layers * tokens
     local shared = all / c.heads * c.kv_heads
     local steps = {}
@@ -128,7 +126,7 @@ function Table:__tostring()
 end
 
 local function memory_table(model)
-    local full, windowed = count_layers(model:config())
+    local full, windowed = count_layers(model)
     return setmetatable({ model = model.name, full = full, windowed = windowed, rows = table_rows(model),
         arithmetic = arithmetic(model) }, Table)
 end

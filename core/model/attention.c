@@ -7,18 +7,29 @@
 
 #include <math.h>
 
-/* Turns queries and keys of each row, scales the queries, and appends its keys and values to the cache. */
+/* RMSNorm of each of `heads` vectors of a head, in place. */
+static void norm_heads(const ml_config *c, const float *weight, float *vectors, int32_t heads) {
+    for (int32_t h = 0; h < heads; h++) {
+        float *v = vectors + (int64_t)h * c->head_dim;
+        ml_kernels_get()->rms_norm(v, weight, c->norm_epsilon, v, c->head_dim);
+    }
+}
+
+/* Norms and turns queries and keys of each row, scales the queries, and appends its keys and values to the cache. */
 static void append_rows(void *arg, int64_t begin, int64_t end, int thread) {
     (void)thread;
     const ml_attention *work = arg;
     ml_batch *b = work->batch;
     const ml_config *c = &b->model->config;
+    const ml_layer *w = &b->model->layers[work->layer];
     const int64_t half = c->rope_dims / 2, keys = (int64_t)c->kv_heads * c->head_dim;
     const int64_t queries = (int64_t)c->heads * c->head_dim;
     const float scale = 1.0f / sqrtf((float)c->head_dim);
     for (int64_t r = begin; r < end; r++) {
         const float *cosines = b->cosines + r * half, *sines = b->sines + r * half;
         float *q = b->q + r * queries;
+        if (w->q_norm) norm_heads(c, w->q_norm, q, c->heads);
+        if (w->k_norm) norm_heads(c, w->k_norm, b->k + r * keys, c->kv_heads);
         ml_rope_apply(b->model, cosines, sines, q, c->heads);
         for (int64_t i = 0; i < queries; i++) q[i] *= scale;
         ml_rope_apply(b->model, cosines, sines, b->k + r * keys, c->kv_heads);

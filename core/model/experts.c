@@ -1,8 +1,9 @@
-/* The feed-forward block: router and experts of gpt-oss, or llama's dense block as the only expert. */
+/* The feed-forward block: router and experts, or a dense block as the only expert. */
 #include "base/error.h"
 #include "base/threads.h"
 #include "base/tuning.h"
 #include "kernels/kernels.h"
+#include "model/arch.h"
 #include "model/batch.h"
 
 #include <string.h>
@@ -93,9 +94,9 @@ static expert_panel panel_of(const expert_work *work, int64_t item, int64_t rows
     return p;
 }
 
-static ml_matrix matrix_of(const ml_matrix *first, int64_t step, int32_t expert) {
+static ml_matrix matrix_of(const ml_matrix *first, int32_t expert) {
     ml_matrix matrix = *first;
-    matrix.data += step * expert;
+    matrix.data += first->rows * first->stride * expert;
     return matrix;
 }
 
@@ -112,8 +113,8 @@ static void run_gate_up(void *arg, int64_t begin, int64_t end, int thread) {
     const ml_kernels *kernels = ml_kernels_get();
     for (int64_t item = work->first + begin; item < work->first + end; item++) {
         const expert_panel p = panel_of(work, item, f);
-        const ml_matrix gate = matrix_of(&w->gate, w->gate_step, p.expert);
-        const ml_matrix up = matrix_of(&w->up, w->up_step, p.expert);
+        const ml_matrix gate = matrix_of(&w->gate, p.expert);
+        const ml_matrix up = matrix_of(&w->up, p.expert);
         const ml_input in = ml_input_part(&work->input, gate.cols, p.slot, p.slots);
         float *g = b->gate + p.slot * f, *u = b->up + p.slot * f;
         if (work->parts & GATE) {
@@ -125,7 +126,7 @@ static void run_gate_up(void *arg, int64_t begin, int64_t end, int thread) {
         for (int64_t s = 0; s < p.slots && work->parts & ACTIVATE; s++) {
             float *row = g + s * f + p.begin;
             const float *up_row = u + s * f + p.begin;
-            if (b->model->clamped_swiglu) {
+            if (b->model->arch->clamped_swiglu) {
                 kernels->swiglu_clamped(row, up_row, row, p.end - p.begin);
             } else {
                 kernels->swiglu(row, up_row, row, p.end - p.begin);
@@ -142,7 +143,7 @@ static void run_down(void *arg, int64_t begin, int64_t end, int thread) {
     const int64_t d = b->model->config.width, f = b->model->config.ffn_width;
     for (int64_t item = work->first + begin; item < work->first + end; item++) {
         const expert_panel p = panel_of(work, item, d);
-        const ml_matrix down = matrix_of(&w->down, w->down_step, p.expert);
+        const ml_matrix down = matrix_of(&w->down, p.expert);
         const ml_input in = ml_input_part(&work->input, f, p.slot, p.slots);
         ml_linear_rows(&down, p.begin, p.end, bias_of(w->down_bias, p.expert, d), &in, b->slots + p.slot * d, d,
                        ml_scratch(thread));

@@ -1,5 +1,5 @@
-/* Finds the weights of gpt-oss and llama in an opened file and checks every shape. */
-#include "model/model.h"
+/* Finds the weights that the architecture names in an opened file, and checks every shape. */
+#include "model/arch.h"
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -68,34 +68,31 @@ static int find_tensor(const ml_model *model, int layer, const char *suffix, con
     return ML_OK;
 }
 
-/* A matrix {rows, cols}, or {experts, rows, cols} of which `out` is the first and `step` the distance in bytes. */
-static int find_matrix(const ml_model *model, int layer, const char *suffix, int64_t experts, int64_t rows,
-                       int64_t cols, ml_matrix *out, int64_t *step) {
-    const int64_t shape[] = {experts, rows, cols};
-    const int skip = experts == 0;
+/* A matrix {rows, columns}, or {experts, rows, columns} of which `out` is the first. */
+static int find_matrix(const ml_model *model, int layer, const char *suffix, const int64_t *shape, int ndim,
+                       ml_matrix *out) {
+    const int64_t rows = shape[ndim - 2], cols = shape[ndim - 1];
     ml_tensor_info info;
     const uint8_t *data = NULL;
-    int status = find_tensor(model, layer, suffix, shape + skip, 3 - skip, &info, &data);
+    int status = find_tensor(model, layer, suffix, shape, ndim, &info, &data);
     if (status != ML_OK) return status;
     *out = (ml_matrix){
         .data = data, .rows = rows, .cols = cols, .stride = ml_row_bytes(info.dtype, cols), .dtype = info.dtype};
-    *step = out->stride * rows;
     return ML_OK;
 }
 
 /* A vector {n}, or {experts, n}: points into the file where that holds aligned f32, else into a decoded copy. */
-static int find_vector(ml_model *model, int layer, const char *suffix, int64_t experts, int64_t n, const float **out) {
-    const int64_t shape[] = {experts, n};
-    const int skip = experts == 0;
+static int find_vector(ml_model *model, int layer, const char *suffix, const int64_t *shape, int ndim,
+                       const float **out) {
     ml_tensor_info info;
     const uint8_t *data = NULL;
-    int status = find_tensor(model, layer, suffix, shape + skip, 2 - skip, &info, &data);
+    int status = find_tensor(model, layer, suffix, shape, ndim, &info, &data);
     if (status != ML_OK) return status;
     if (info.dtype == ML_F32 && (uintptr_t)data % _Alignof(float) == 0) {
         *out = (const float *)(const void *)data;
         return ML_OK;
     }
-    const int64_t rows = experts ? experts : 1, bytes = ml_row_bytes(info.dtype, n);
+    const int64_t n = shape[ndim - 1], rows = ndim > 1 ? shape[0] : 1, bytes = ml_row_bytes(info.dtype, n);
     void *block = model->copies;
     status = ml_grow(&block, &model->copy_capacity, model->copy_count + 1, sizeof *model->copies);
     model->copies = block;
@@ -108,69 +105,61 @@ static int find_vector(ml_model *model, int layer, const char *suffix, int64_t e
     return ML_OK;
 }
 
-/* The same for a vector that llama-type files may leave out. */
-static int find_optional_vector(ml_model *model, int layer, const char *suffix, int64_t n, const float **out) {
-    return has_tensor(model, layer, suffix) ? find_vector(model, layer, suffix, 0, n, out) : ML_OK;
-}
-
 /* ---- layers ---- */
 
-static int bind_attention(ml_model *m, int l, ml_layer *layer) {
-    const ml_config *c = &m->config;
-    const int64_t d = c->width, queries = (int64_t)c->heads * c->head_dim, keys = (int64_t)c->kv_heads * c->head_dim;
-    int64_t step;
-    int status;
-    if ((status = find_vector(m, l, "attn_norm.weight", 0, d, &layer->attn_norm)) != ML_OK ||
-        (status = find_matrix(m, l, "attn_q.weight", 0, queries, d, &layer->attn_q, &step)) != ML_OK ||
-        (status = find_matrix(m, l, "attn_k.weight", 0, keys, d, &layer->attn_k, &step)) != ML_OK ||
-        (status = find_matrix(m, l, "attn_v.weight", 0, keys, d, &layer->attn_v, &step)) != ML_OK ||
-        (status = find_matrix(m, l, "attn_output.weight", 0, d, queries, &layer->attn_output, &step)) != ML_OK) {
-        return status;
+static int64_t size_of(const ml_config *c, int size) {
+    switch (size) {
+    case ML_WIDTH:
+        return c->width;
+    case ML_HEADS:
+        return c->heads;
+    case ML_HEAD_DIM:
+        return c->head_dim;
+    case ML_QUERIES:
+        return (int64_t)c->heads * c->head_dim;
+    case ML_KEYS:
+        return (int64_t)c->kv_heads * c->head_dim;
+    case ML_FFN:
+        return c->ffn_width;
+    default:
+        return c->experts;
     }
-    if (c->experts) {
-        if ((status = find_vector(m, l, "attn_q.bias", 0, queries, &layer->q_bias)) != ML_OK ||
-            (status = find_vector(m, l, "attn_k.bias", 0, keys, &layer->k_bias)) != ML_OK ||
-            (status = find_vector(m, l, "attn_v.bias", 0, keys, &layer->v_bias)) != ML_OK ||
-            (status = find_vector(m, l, "attn_output.bias", 0, d, &layer->output_bias)) != ML_OK) {
-            return status;
-        }
-        return find_vector(m, l, "attn_sinks.weight", 0, c->heads, &layer->sinks);
-    }
-    if ((status = find_optional_vector(m, l, "attn_q.bias", queries, &layer->q_bias)) != ML_OK ||
-        (status = find_optional_vector(m, l, "attn_k.bias", keys, &layer->k_bias)) != ML_OK ||
-        (status = find_optional_vector(m, l, "attn_v.bias", keys, &layer->v_bias)) != ML_OK) {
-        return status;
-    }
-    return find_optional_vector(m, l, "attn_output.bias", d, &layer->output_bias);
 }
 
-static int bind_experts(ml_model *m, int l, ml_layer *layer) {
-    const int64_t d = m->config.width, f = m->config.ffn_width, e = m->config.experts;
-    int64_t step;
-    int status;
-    if ((status = find_vector(m, l, "post_attention_norm.weight", 0, d, &layer->ffn_norm)) != ML_OK ||
-        (status = find_matrix(m, l, "ffn_gate_inp.weight", 0, e, d, &layer->router, &step)) != ML_OK ||
-        (status = find_vector(m, l, "ffn_gate_inp.bias", 0, e, &layer->router_bias)) != ML_OK ||
-        (status = find_matrix(m, l, "ffn_gate_exps.weight", e, f, d, &layer->gate, &layer->gate_step)) != ML_OK ||
-        (status = find_matrix(m, l, "ffn_up_exps.weight", e, f, d, &layer->up, &layer->up_step)) != ML_OK ||
-        (status = find_matrix(m, l, "ffn_down_exps.weight", e, d, f, &layer->down, &layer->down_step)) != ML_OK ||
-        (status = find_vector(m, l, "ffn_gate_exps.bias", e, f, &layer->gate_bias)) != ML_OK ||
-        (status = find_vector(m, l, "ffn_up_exps.bias", e, f, &layer->up_bias)) != ML_OK) {
-        return status;
-    }
-    return find_vector(m, l, "ffn_down_exps.bias", e, d, &layer->down_bias);
+/* Bytes of a bound tensor that one token reads: of experts those that it uses, of vectors as they lie in memory. */
+static int64_t bytes_read(const ml_config *c, const ml_arch_tensor *tensor, const void *field, const int64_t *shape,
+                          int ndim) {
+    const ml_matrix *matrix = field;
+    const int is_matrix = tensor->kind == ML_MATRIX;
+    const int64_t used = ndim > 1 + is_matrix ? c->experts_used : 1;
+    return used * (is_matrix ? matrix->rows * matrix->stride : shape[ndim - 1] * (int64_t)sizeof(float));
 }
 
-static int bind_dense(ml_model *m, int l, ml_layer *layer) {
-    const int64_t d = m->config.width, f = m->config.ffn_width;
-    int status;
-    if ((status = find_vector(m, l, "ffn_norm.weight", 0, d, &layer->ffn_norm)) != ML_OK ||
-        (status = find_matrix(m, l, "ffn_gate.weight", 0, f, d, &layer->gate, &layer->gate_step)) != ML_OK ||
-        (status = find_matrix(m, l, "ffn_up.weight", 0, f, d, &layer->up, &layer->up_step)) != ML_OK) {
-        return status;
+static int bind_tensor(ml_model *m, int32_t l, const ml_arch_tensor *tensor) {
+    if (tensor->optional && !has_tensor(m, l, tensor->name)) return ML_OK;
+    int64_t shape[3];
+    int ndim = 0;
+    while (ndim < 3 && tensor->shape[ndim] != ML_NONE) {
+        shape[ndim] = size_of(&m->config, tensor->shape[ndim]);
+        ndim++;
     }
-    return find_matrix(m, l, "ffn_down.weight", 0, d, f, &layer->down, &layer->down_step);
+    void *field = (uint8_t *)&m->layers[l] + tensor->place;
+    int status = tensor->kind == ML_MATRIX ? find_matrix(m, l, tensor->name, shape, ndim, field)
+                                           : find_vector(m, l, tensor->name, shape, ndim, field);
+    if (status == ML_OK) m->bytes_per_token += bytes_read(&m->config, tensor, field, shape, ndim);
+    return status;
 }
+
+static int bind_layer(ml_model *m, int32_t l) {
+    for (const ml_arch_tensor *tensor = m->arch->tensors; tensor->name; tensor++) {
+        int status = bind_tensor(m, l, tensor);
+        if (status != ML_OK) return status;
+    }
+    m->layers[l].window = m->arch->window ? m->arch->window(&m->config, l) : 0;
+    return ML_OK;
+}
+
+/* ---- the whole ---- */
 
 /* The vocabulary is what the embedding has rows for. */
 static int read_vocabulary(ml_model *m) {
@@ -188,26 +177,59 @@ static int read_vocabulary(ml_model *m) {
     return status;
 }
 
-static int bind(ml_model *m) {
+/* Embedding, head and the norm before it. */
+static int bind_ends(ml_model *m) {
     const ml_config *c = &m->config;
-    int64_t step;
-    int status;
-    /* Only llama-type files share one matrix between embedding and head. */
-    const char *head = !c->experts && !has_tensor(m, -1, "output.weight") ? "token_embd.weight" : "output.weight";
-    if ((status = read_vocabulary(m)) != ML_OK ||
-        (status = find_matrix(m, -1, "token_embd.weight", 0, c->vocabulary, c->width, &m->embedding, &step)) != ML_OK ||
-        (status = find_matrix(m, -1, head, 0, c->vocabulary, c->width, &m->head, &step)) != ML_OK ||
-        (status = find_vector(m, -1, "output_norm.weight", 0, c->width, &m->output_norm)) != ML_OK) {
+    const int tied = m->arch->tied_head && !has_tensor(m, -1, "output.weight");
+    int status = read_vocabulary(m);
+    if (status != ML_OK) return status;
+    const int64_t rows[] = {c->vocabulary, c->width};
+    if ((status = find_matrix(m, -1, "token_embd.weight", rows, 2, &m->embedding)) != ML_OK ||
+        (status = find_matrix(m, -1, tied ? "token_embd.weight" : "output.weight", rows, 2, &m->head)) != ML_OK) {
         return status;
     }
-    for (int32_t l = 0; l < c->layers; l++) {
-        ml_layer *layer = &m->layers[l];
-        if ((status = bind_attention(m, l, layer)) != ML_OK) return status;
-        if ((status = c->experts ? bind_experts(m, l, layer) : bind_dense(m, l, layer)) != ML_OK) return status;
-        const int slides = c->window_period > 0 && l % c->window_period != c->window_period - 1;
-        layer->window = slides ? c->window : 0;
+    m->bytes_per_token += m->head.rows * m->head.stride + m->embedding.stride + c->width * (int64_t)sizeof(float);
+    return find_vector(m, -1, "output_norm.weight", rows + 1, 1, &m->output_norm);
+}
+
+/* The part of a tensor's name behind "blk.<layer>.", or NULL if it belongs to none of `layers` layers. */
+static const char *layer_suffix(const char *name, int32_t layers) {
+    if (strncmp(name, "blk.", 4) != 0) return NULL;
+    char *end;
+    const long layer = strtol(name + 4, &end, 10);
+    return *end == '.' && layer >= 0 && layer < layers ? end + 1 : NULL;
+}
+
+static int is_known(const ml_model *m, const char *name) {
+    static const char *const others[] = {"token_embd.weight",        "output.weight",
+                                         "output_norm.weight",       "rope_freqs.weight",
+                                         "rope_factors_long.weight", "rope_factors_short.weight"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(name, others[i]) == 0) return 1;
+    const char *suffix = layer_suffix(name, m->config.layers);
+    for (const ml_arch_tensor *tensor = m->arch->tensors; suffix && tensor->name; tensor++)
+        if (strcmp(suffix, tensor->name) == 0) return 1;
+    return 0;
+}
+
+/* A tensor that nothing here reads belongs to a model that computes something else: its output would be wrong, and
+ * need not look so. */
+static int check_names(const ml_model *m) {
+    for (int64_t i = 0; i < ml_weights_count(m->weights); i++) {
+        ml_tensor_info info;
+        int status = ml_weights_info(m->weights, i, &info);
+        if (status != ML_OK) return status;
+        if (is_known(m, info.name)) continue;
+        return ml_error(ML_E_UNSUPPORTED, "%s: a %s model of %d layers has no tensor %s: moonloom would leave it out",
+                        ml_weights_path(m->weights), m->arch->name, m->config.layers, info.name);
     }
     return ML_OK;
+}
+
+static int bind(ml_model *m) {
+    int status = bind_ends(m);
+    for (int32_t l = 0; status == ML_OK && l < m->config.layers; l++) status = bind_layer(m, l);
+    return status == ML_OK ? check_names(m) : status;
 }
 
 /* ---- the object ---- */
@@ -220,9 +242,8 @@ int ml_model_create(ml_weights *weights, ml_model **out) {
     atomic_init(&model->references, 1);
     ml_weights_retain(weights);
     model->weights = weights;
-    status = ml_config_read(weights, &model->config);
+    status = ml_config_read(weights, &model->arch, &model->config);
     if (status != ML_OK) goto failed;
-    model->clamped_swiglu = model->rope_halves = strcmp(model->config.architecture, "gpt-oss") == 0;
     model->layers = ml_calloc((size_t)model->config.layers, sizeof *model->layers);
     if (!model->layers) {
         status = ML_E_MEMORY;
@@ -255,23 +276,10 @@ void ml_model_config(const ml_model *model, ml_config *out) {
     *out = model->config;
 }
 
-static int64_t matrix_bytes(const ml_matrix *m) {
-    return m->rows * m->stride;
+int64_t ml_model_window(const ml_model *model, int32_t layer) {
+    return layer >= 0 && layer < model->config.layers ? model->layers[layer].window : 0;
 }
 
 int64_t ml_model_bytes_per_token(const ml_model *model) {
-    const ml_config *c = &model->config;
-    const int64_t d = c->width, used = c->experts ? c->experts_used : 1;
-    int64_t bytes = matrix_bytes(&model->head) + model->embedding.stride + d * 4;
-    for (int32_t l = 0; l < c->layers; l++) {
-        const ml_layer *layer = &model->layers[l];
-        bytes += matrix_bytes(&layer->attn_q) + matrix_bytes(&layer->attn_k) + matrix_bytes(&layer->attn_v) +
-                 matrix_bytes(&layer->attn_output) + 2 * d * 4;
-        bytes += used * (matrix_bytes(&layer->gate) + matrix_bytes(&layer->up) + matrix_bytes(&layer->down));
-        if (!c->experts) continue;
-        bytes += matrix_bytes(&layer->router) + (c->experts + c->heads) * 4 +
-                 (layer->attn_q.rows + layer->attn_k.rows + layer->attn_v.rows + d) * 4 +
-                 used * (2 * (int64_t)c->ffn_width + d) * 4;
-    }
-    return bytes;
+    return model->bytes_per_token;
 }

@@ -1,37 +1,83 @@
-/* Rotary position embedding (arXiv:2104.09864) with YaRN (arXiv:2309.00071) as gpt-oss has it: the ramp between kept
- * and divided frequencies keeps its fractional ends (llama.cpp rounds them). */
+/* Rotary position embedding (arXiv:2104.09864), and every way of stretching it that files carry: linear
+ * (arXiv:2306.15595), YaRN (arXiv:2309.00071), LongRoPE (arXiv:2402.13753), and a divisor for each frequency
+ * (Llama 3). */
 #include "base/error.h"
 #include "base/memory.h"
 #include "kernels/kernels.h"
 #include "load/weights.h"
-#include "model/model.h"
+#include "model/arch.h"
 
 #include <math.h>
 #include <stdlib.h>
+
+/* ---- reading ---- */
+
+double ml_rope_concentration(double factor, double share) {
+    return factor > 1 ? 0.1 * share * log(factor) + 1 : 1;
+}
+
+/* YaRN's keys. yarn_attn_factor is the model's own word for the concentration; yarn_log_multiplier makes it a quotient
+ * (DeepSeek's mscale and mscale_all_dim). */
+static void read_yarn(ml_keys *keys, ml_config *c) {
+    c->yarn_beta_fast = ml_keys_positive(keys, "rope.scaling.yarn_beta_fast", 32);
+    c->yarn_beta_slow = ml_keys_positive(keys, "rope.scaling.yarn_beta_slow", 1);
+    c->yarn_ext_factor = ml_keys_number(keys, "rope.scaling.yarn_ext_factor", 1);
+    const double share = ml_keys_number(keys, "rope.scaling.yarn_log_multiplier", 0);
+    const double usual = ml_rope_concentration(c->rope_factor, 1) / ml_rope_concentration(c->rope_factor, share);
+    c->rope_magnitude *= ml_keys_positive(keys, "rope.scaling.yarn_attn_factor", c->yarn_ext_factor > 0 ? usual : 1);
+}
+
+void ml_rope_read(ml_keys *keys, ml_config *c) {
+    static const char *const names[] = {"none", "linear", "yarn", "longrope", NULL};
+    static const char *const factors[] = {"rope.scaling.factor", "rope.scale_linear"}; /* the second is the old name */
+    c->rope_base = ml_keys_positive(keys, "rope.freq_base", 10000);
+    const char *factor = ml_keys_has(keys, factors[0]) || !ml_keys_has(keys, factors[1]) ? factors[0] : factors[1];
+    const int scales = ml_keys_has(keys, factor);
+    c->rope_scaling = ml_keys_choice(keys, "rope.scaling.type", names, scales ? ML_ROPE_LINEAR : ML_ROPE_NONE);
+    const int needs_factor = c->rope_scaling == ML_ROPE_LINEAR || c->rope_scaling == ML_ROPE_YARN;
+    c->rope_factor = c->rope_scaling == ML_ROPE_NONE ? 1 : ml_keys_positive(keys, factor, needs_factor ? 0 : 1);
+    c->rope_magnitude = ml_keys_positive(keys, "rope.scaling.attn_factor", 1);
+    if (c->rope_scaling != ML_ROPE_YARN && c->rope_scaling != ML_ROPE_LONGROPE) return;
+    c->rope_original = ml_keys_int(keys, "rope.scaling.original_context_length", 1, INT32_MAX, c->context);
+    if (c->rope_scaling == ML_ROPE_YARN) read_yarn(keys, c);
+}
+
+/* ---- frequencies ---- */
 
 /* The frequency index at which a context of `rope_original` tokens holds `rotations` full turns. */
 static double correction_index(const ml_config *c, double rotations) {
     return c->rope_dims * log(c->rope_original / (rotations * 2 * M_PI)) / (2 * log(c->rope_base));
 }
 
-static void apply_yarn(const ml_config *c, double *frequencies) {
-    const double low = fmax(correction_index(c, c->yarn_beta_fast), 0);
-    const double high = fmin(correction_index(c, c->yarn_beta_slow), c->rope_dims - 1);
+/* Fast frequencies stay, slow ones are divided by the factor, and a ramp joins them; yarn_ext_factor is how much of
+ * staying is granted. */
+static void apply_yarn(const ml_model *model, double *frequencies) {
+    const ml_config *c = &model->config;
+    double first = correction_index(c, c->yarn_beta_fast), last = correction_index(c, c->yarn_beta_slow);
+    if (!model->arch->yarn_fractions) {
+        first = floor(first);
+        last = ceil(last);
+    }
+    const double low = fmax(first, 0), high = fmin(last, c->rope_dims - 1);
     for (int32_t i = 0; i < c->rope_dims / 2; i++) {
         const double ramp = fmin(fmax((i - low) / fmax(high - low, 0.001), 0), 1);
-        frequencies[i] = frequencies[i] / c->rope_factor * ramp + frequencies[i] * (1 - ramp);
+        const double kept = (1 - ramp) * c->yarn_ext_factor;
+        const double divided = ramp + (1 - ramp) * (1 - c->yarn_ext_factor);
+        frequencies[i] = frequencies[i] / c->rope_factor * divided + frequencies[i] * kept;
     }
 }
 
-/* Llama 3 files carry a divisor for each frequency. */
-static int apply_file_factors(const ml_model *model, double *frequencies) {
+/* Divides each frequency by its number in tensor `name`, {rope_dims / 2} of f32. */
+static int divide(const ml_model *model, const char *name, double *frequencies) {
     int64_t index;
-    if (ml_weights_find(model->weights, "rope_freqs.weight", &index) != ML_OK) return ML_OK;
     const int32_t count = model->config.rope_dims / 2;
     ml_tensor_info info;
+    if (ml_weights_find(model->weights, name, &index) != ML_OK) {
+        return ml_error(ML_E_FORMAT, "%s: tensor %s is missing", ml_weights_path(model->weights), name);
+    }
     ml_weights_info(model->weights, index, &info);
     if (info.dtype != ML_F32 || info.ndim != 1 || info.shape[0] != count) {
-        return ml_error(ML_E_FORMAT, "%s: rope_freqs.weight must be f32 {%d}", ml_weights_path(model->weights), count);
+        return ml_error(ML_E_FORMAT, "%s: %s must be f32 {%d}", ml_weights_path(model->weights), name, count);
     }
     float *factors = ml_calloc((size_t)count, sizeof *factors);
     if (!factors) return ML_E_MEMORY;
@@ -39,6 +85,19 @@ static int apply_file_factors(const ml_model *model, double *frequencies) {
     for (int32_t i = 0; i < count; i++) frequencies[i] /= factors[i];
     free(factors);
     return ML_OK;
+}
+
+/* LongRoPE has divisors for sequences that fit the original context and for longer ones. Keys in the cache stay turned
+ * as they were, so that one set must serve all positions: the set for the longest sequence that the model takes. */
+static int apply_file_factors(const ml_model *model, double *frequencies) {
+    const ml_config *c = &model->config;
+    int64_t index;
+    if (c->rope_scaling == ML_ROPE_LONGROPE) {
+        const int longer = c->context > c->rope_original;
+        return divide(model, longer ? "rope_factors_long.weight" : "rope_factors_short.weight", frequencies);
+    }
+    if (ml_weights_find(model->weights, "rope_freqs.weight", &index) != ML_OK) return ML_OK;
+    return divide(model, "rope_freqs.weight", frequencies);
 }
 
 /* Factors may be zero, NaN, or too small: the angles would be NaN, and what comes out need not show it. */
@@ -57,11 +116,9 @@ int ml_rope_prepare(ml_model *model) {
     double *frequencies = ml_calloc((size_t)c->rope_dims / 2, sizeof *frequencies);
     if (!frequencies) return ML_E_MEMORY;
     model->rope_frequencies = frequencies;
-    model->rope_scale = 1;
     for (int32_t i = 0; i < c->rope_dims / 2; i++) frequencies[i] = pow(c->rope_base, -2.0 * i / c->rope_dims);
-    if (c->rope_original > 0) {
-        apply_yarn(c, frequencies);
-        model->rope_scale = 0.1 * log(c->rope_factor) + 1;
+    if (c->rope_scaling == ML_ROPE_YARN) {
+        apply_yarn(model, frequencies);
     } else {
         for (int32_t i = 0; i < c->rope_dims / 2; i++) frequencies[i] /= c->rope_factor;
     }
@@ -69,18 +126,21 @@ int ml_rope_prepare(ml_model *model) {
     return status == ML_OK ? check_frequencies(model) : status;
 }
 
+/* ---- turning ---- */
+
 void ml_rope_angles(const ml_model *model, int64_t position, float *cosines, float *sines) {
     for (int32_t i = 0; i < model->config.rope_dims / 2; i++) {
         const double angle = (double)position * model->rope_frequencies[i];
-        cosines[i] = (float)(cos(angle) * model->rope_scale);
-        sines[i] = (float)(sin(angle) * model->rope_scale);
+        cosines[i] = (float)(cos(angle) * model->config.rope_magnitude);
+        sines[i] = (float)(sin(angle) * model->config.rope_magnitude);
     }
 }
 
 void ml_rope_apply(const ml_model *model, const float *cosines, const float *sines, float *vectors, int32_t heads) {
     const int32_t half = model->config.rope_dims / 2;
-    const int32_t step = model->rope_halves ? 1 : 2;     /* from one pair to the next */
-    const int32_t apart = model->rope_halves ? half : 1; /* between the two of a pair */
+    const int halves = model->arch->rope_halves;
+    const int32_t step = halves ? 1 : 2;     /* from one pair to the next */
+    const int32_t apart = halves ? half : 1; /* between the two of a pair */
     for (int32_t head = 0; head < heads; head++) {
         float *v = vectors + (int64_t)head * model->config.head_dim;
         for (int32_t i = 0; i < half; i++) {

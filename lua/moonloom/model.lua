@@ -14,6 +14,10 @@ local C, check = ml.C, ml.check
 local M = {}
 
 local PREFIXES = 2 ^ 30
+local ROPE_SCALING = {
+    [C.ML_ROPE_NONE] = "none", [C.ML_ROPE_LINEAR] = "linear", [C.ML_ROPE_YARN] = "yarn",
+    [C.ML_ROPE_LONGROPE] = "longrope",
+}
 
 local Model = {}
 Model.__index = Model
@@ -24,11 +28,12 @@ local function read_config(handle)
     for _, field in ipairs {
         "layers", "width", "heads", "kv_heads", "head_dim", "rope_dims", "ffn_width", "experts", "experts_used",
         "window", "window_period", "context", "rope_original", "vocabulary", "norm_epsilon", "rope_base", "rope_factor",
-        "yarn_beta_fast", "yarn_beta_slow",
+        "rope_magnitude", "yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor",
     } do
         plain[field] = tonumber(config[field])
     end
     plain.architecture = ffi.string(config.architecture)
+    plain.rope_scaling = ROPE_SCALING[config.rope_scaling]
     return plain
 end
 
@@ -84,6 +89,12 @@ end
 --- All sizes: { architecture, layers, width, heads, ... }, as ml_config in core/moonloom.h explains them.
 function Model:config()
     return self._config
+end
+
+--- Tokens that `layer` (from 0) sees, the newest included; nil if it sees all.
+function Model:window(layer)
+    local tokens = tonumber(C.ml_model_window(self:handle(), layer))
+    return tokens > 0 and tokens or nil
 end
 
 --- Which model and tokenizer this is, whatever its file is called: an ml_identity. For modules of lua/.

@@ -72,15 +72,10 @@ local function pages_of(levels)
     return pages
 end
 
-local function slides(config, layer)
-    return config.window > 0 and config.window_period > 0
-        and layer % config.window_period ~= config.window_period - 1
-end
-
 local function read_layer(session, handle, layer)
     local row = read_levels(handle, layer)
     row.layer = layer
-    row.window = slides(session.model:config(), layer) and session.model:config().window or nil
+    row.window = session.model:window(layer)
     row.plain_bytes = pages_of(row) * tonumber(check(C.ml_cache_page_bytes(handle, layer, 1)))
     row.tokens = read_tokens(handle, session.sequence, layer)
     row.sample = M.sample(handle, session.sequence, layer)
