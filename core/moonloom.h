@@ -556,8 +556,8 @@ enum {
                               * file says nothing, SentencePiece and llama-bpe want it */
 };
 
-/* Builds the tokenizer for the vocabulary of `weights`: byte-level BPE with the pre-tokenizer gpt-4o, gpt-2 or
- * llama-bpe, or SentencePiece BPE. It copies what it needs: the weights may go. ML_E_NOT_FOUND if they have no
+/* Builds the tokenizer for the vocabulary of `weights`: byte-level BPE with the pre-tokenizer gpt-4o, gpt-2,
+ * llama-bpe or qwen2, or SentencePiece BPE. It copies what it needs: the weights may go. ML_E_NOT_FOUND if they have no
  * vocabulary. */
 int ml_tokenizer_create(ml_weights *weights, ml_tokenizer **out);
 void ml_tokenizer_free(ml_tokenizer *tokenizer);

@@ -15,7 +15,7 @@
 #define SPACE     "[" SPACES "]"
 #define NOT_SPACE "[^" SPACES "]"
 
-/* The ends that all three patterns share: a run of spaces leaves its last one to the word after it. */
+/* The ends that all patterns share: a run of spaces leaves its last one to the word after it. */
 #define SPACE_RUNS SPACE "+(?!" NOT_SPACE ")|" SPACE "+"
 
 /* openai/tiktoken, openai_public.py, o200k_base: marks (\p{M}) count as letters. */
@@ -36,6 +36,13 @@ static const char llama3[] = CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
                                          "|" SPACE "*[\\r\\n]+"
                                          "|" SPACE_RUNS;
 
+/* Qwen/Qwen2.5, tokenizer.json: Llama 3's, but every digit is a piece of its own. */
+static const char qwen2[] = CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
+                                        "|\\p{N}"
+                                        "| ?[^" SPACES "\\p{L}\\p{N}]+[\\r\\n]*"
+                                        "|" SPACE "*[\\r\\n]+"
+                                        "|" SPACE_RUNS;
+
 /* openai/gpt-2, encoder.py. */
 static const char gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+"
                            "| ?[^" SPACES "\\p{L}\\p{N}]+"
@@ -50,6 +57,8 @@ static const struct pre {
     {"llama-bpe", llama3, {.whole_first = 1, .bos = 1}},
     {"llama3", llama3, {.whole_first = 1, .bos = 1}},
     {"llama-v3", llama3, {.whole_first = 1, .bos = 1}},
+    {"qwen2", qwen2, {0}},
+    {"deepseek-r1-qwen", qwen2, {0}},
     {"gpt-2", gpt2, {0}},
     {"gpt2", gpt2, {0}},
     {"default", gpt2, {0}},
@@ -92,8 +101,9 @@ static int compile(ml_splitter *splitter, const struct pre *pre) {
 int ml_splitter_create(const char *name, size_t bytes, const char *path, ml_splitter **out, ml_split_traits *traits) {
     const struct pre *pre = find_pre(name, bytes);
     if (!pre)
-        return ml_error(ML_E_UNSUPPORTED, "%s: unknown pre-tokenizer '%.*s' (gpt-4o, llama-bpe and gpt-2 are known)",
-                        path, bytes < 64 ? (int)bytes : 64, name);
+        return ml_error(ML_E_UNSUPPORTED,
+                        "%s: unknown pre-tokenizer '%.*s' (gpt-4o, llama-bpe, qwen2 and gpt-2 are known)", path,
+                        bytes < 64 ? (int)bytes : 64, name);
     ml_splitter *splitter = ml_calloc(1, sizeof *splitter);
     if (!splitter) return ML_E_MEMORY;
     int status = compile(splitter, pre);

@@ -39,4 +39,16 @@ function M.exactly(body, ...)
     if not fine then error(problem, 0) end
 end
 
+--- body(name) under each instruction set that this machine has; a matrix unit under precision "exact".
+function M.each(body)
+    for _, name in ipairs { "scalar", "avx2", "avx512", "neon", "amx", "amx-emulated" } do
+        local used = moonloom.isa()
+        if pcall(moonloom.isa, name) then
+            local fine, problem = pcall(M.exactly, body, name)
+            moonloom.isa(used)
+            if not fine then error(problem, 0) end
+        end
+    end
+end
+
 return M

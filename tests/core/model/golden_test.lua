@@ -46,18 +46,6 @@ local function floats(base64)
     return array, #text / 4
 end
 
--- Instruction sets that this machine has; the matrix unit meets these tolerances under precision "exact".
-local function each_isa(body)
-    local before = moonloom.isa()
-    for _, name in ipairs { "scalar", "avx2", "avx512", "neon", "amx", "amx-emulated" } do
-        if C.ml_isa_set(name) == C.ML_OK then
-            local fine, problem = pcall(isa_helper.exactly, body, name)
-            check(C.ml_isa_set(before))
-            if not fine then error(problem, 0) end
-        end
-    end
-end
-
 local function near(expected, actual, tolerance, what)
     local difference = math.abs(expected - actual)
     assert.is_true(difference <= tolerance, ("%s: %.6f, not %.6f"):format(what, actual, expected))
@@ -189,7 +177,7 @@ for _, form in ipairs(forms) do
 
         it("agrees with the reference on every prompt under every instruction set", function()
             local model = ready()
-            each_isa(function(isa)
+            isa_helper.each(function(isa)
                 for _, prompt in ipairs(golden.prompts) do check_prompt(model, prompt, isa) end
             end)
             model:close()
@@ -197,7 +185,7 @@ for _, form in ipairs(forms) do
 
         it("agrees layer by layer", function()
             local model = ready()
-            each_isa(function(isa) check_trace(model, golden.trace, isa) end)
+            isa_helper.each(function(isa) check_trace(model, golden.trace, isa) end)
             model:close()
         end)
 

@@ -129,4 +129,25 @@ describe("o200k", function()
         check_pre(with_pre(bytes, "gpt-2"), "gpt2")
         check_pre(with_pre(bytes, "llama-bpe"), "llama3")
     end)
+
+    test("splits as Qwen 2 does: as Llama 3, but no two digits stay together", function()
+        local bytes = folder.read(folder.path("every.gguf"))
+        local qwen2, llama3 = with_pre(bytes, "qwen2"), with_pre(bytes, "llama-bpe")
+        local expect, conclude = new_report()
+        local texts, runs, plain = 0, 0, { special = false }
+        for _, case in ipairs(golden()) do
+            if not case.text:find("[%z\128-\255]") then -- where a digit is a byte
+                local parts, expected = case.text:gsub("%d+", function(run)
+                    return run:gsub(".", "%0\0"):sub(1, -2)
+                end), {}
+                for part in parts:gmatch("[^%z]+") do
+                    for _, id in ipairs(llama3:encode(part, plain)) do expected[#expected + 1] = id end
+                end
+                expect(same_list(qwen2:encode(case.text, plain), expected), "ids", case.text)
+                texts, runs = texts + 1, runs + (parts ~= case.text and 1 or 0)
+            end
+        end
+        conclude()
+        assert.is_true(texts > 1000 and runs > 100, texts .. " texts, " .. runs .. " with runs of digits")
+    end)
 end)

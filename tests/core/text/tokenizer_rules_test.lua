@@ -202,6 +202,20 @@ describe("round trips", function()
     end)
 end)
 
+describe("a pre-tokenizer", function()
+    teardown(folder.remove)
+
+    it("keeps digits together, three at most, or not at all", function()
+        local meta = small.bpe({ { "1", "2" }, { "12", "3" }, { "3", "4" } })
+        local function ids(pre)
+            return small.open(small.set(meta, K .. "pre", "string", pre)):encode("a1234")
+        end
+        assert.same({ 97, 257, 52 }, ids "llama-bpe")
+        assert.same({ 97, 49, 50, 51, 52 }, ids "qwen2")
+        assert.same({ 97, 49, 50, 51, 52 }, ids "deepseek-r1-qwen")
+    end)
+end)
+
 describe("special tokens", function()
     teardown(folder.remove)
 
