@@ -474,8 +474,8 @@ typedef struct ml_level {
     int64_t bytes; /* that they take there */
     int64_t whole; /* that they take where attention can read them: whole / bytes is the ratio of packing */
     int64_t hits;  /* since the cache was made, how often attention needed a page that lay there: once a tile of rows */
-    int64_t lowered; /* how often a page came to lie there (cold, disk) or was quantised (warm) */
-    int64_t raised;  /* how often a page came back from there into memory, for good or for one pass */
+    int64_t demoted;  /* how often a page came to lie there (cold, disk) or was quantised (warm) */
+    int64_t promoted; /* how often a page came back from there into memory, for good or for one pass */
 } ml_level;
 
 /* The levels of one layer, or of all (layer -1), to out {ML_LEVELS}. */

@@ -25,7 +25,6 @@ static int evict(ml_cache *cache) {
     const int64_t tokens = s->length;
     ml_sequence_release(cache, s);
     *s = (ml_sequence){.used = 1, .evicted = tokens};
-    cache->evictions++;
     ml_pages_changed(cache);
     return 1;
 }

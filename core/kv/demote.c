@@ -87,7 +87,7 @@ static void put_down(demotion *w, ml_page *page, const uint8_t *packed, size_t b
     }
     ml_page_count(cache, page, ml_page_held(page) - before);
     if (ml_page_level(page) == level) return;
-    ml_page_traffic(cache, page->layer, ml_page_level(page))->lowered++;
+    ml_page_traffic(cache, page->layer, ml_page_level(page))->demoted++;
     w->demoted++;
 }
 

@@ -181,7 +181,7 @@ size_t ml_page_pack(const ml_page *page, ml_packer *packer, uint8_t *out) {
 
 void ml_page_restore(ml_cache *cache, ml_page *page, uint8_t *data) {
     const int64_t before = ml_page_held(page);
-    ml_page_traffic(cache, page->layer, ml_page_level(page))->raised++;
+    ml_page_traffic(cache, page->layer, ml_page_level(page))->promoted++;
     ml_pool_give(cache->pool, page->packed, page->packed_bytes);
     page->packed = NULL;
     page->data = data;

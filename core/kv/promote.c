@@ -323,7 +323,7 @@ static int show(ml_cache *cache, stage *s) {
     for (size_t i = 0; i < s->count; i++) {
         job *j = &s->jobs[i];
         if (j->staged) {
-            ml_page_traffic(cache, j->page->layer, ml_page_level(j->page))->raised++;
+            ml_page_traffic(cache, j->page->layer, ml_page_level(j->page))->promoted++;
             j->page->data = j->to;
             j->page->staged = 1;
         } else {

@@ -50,7 +50,7 @@ static void convert_list(quantise_work *work) {
             continue;
         }
         ml_page_replace(cache, page, d->format, d->data);
-        ml_page_traffic(cache, page->layer, ML_LEVEL_WARM)->lowered++;
+        ml_page_traffic(cache, page->layer, ML_LEVEL_WARM)->demoted++;
         if (page->origin) ml_page_release(cache, page->origin);
         page->origin = NULL;
         page->frozen = 0;

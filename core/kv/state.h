@@ -41,7 +41,7 @@ typedef struct ml_slab {
 
 /* What happened at a level of a layer: see ml_level. */
 typedef struct ml_traffic {
-    int64_t hits, lowered, raised;
+    int64_t hits, demoted, promoted;
 } ml_traffic;
 
 typedef struct ml_promoter ml_promoter; /* see kv/promote.c */
@@ -109,7 +109,6 @@ struct ml_cache {
     /* Sequences (sequence.c) and what closed ones leave behind (prefix.c): */
     ml_sequence *sequences;
     size_t count, capacity;
-    int64_t evictions;     /* sequences that were given up */
     ml_prefixes *prefixes; /* or NULL: nothing is left behind */
     int64_t bytes_kept;    /* of memory, of pages that only prefixes show */
     int64_t disk_kept;     /* of their records in spill files */

@@ -223,7 +223,7 @@ describe("a saved session", function()
                 assert(fine, other)
                 local kv_stats, levels = other:stats().kv, other:levels():data().levels
                 assert.is_true(kv_stats.reserved_peak <= kv_stats.budget and before > 2 * kv_stats.budget)
-                assert.is_true(levels.disk.pages > 20 and levels.disk.raised == 0)
+                assert.is_true(levels.disk.pages > 20 and levels.disk.promoted == 0)
                 assert.same(pages, { other:pages() })
                 assert.same(one:tokens(), other:tokens())
                 local twin = moonloom.restore(name)

@@ -25,8 +25,8 @@ int ml_cache_levels(const ml_cache *cache, int32_t layer, ml_level *out) {
         for (int level = 0; level < ML_LEVELS; level++) {
             const ml_traffic *traffic = ml_page_traffic(cache, l, level);
             out[level].hits += traffic->hits;
-            out[level].lowered += traffic->lowered;
-            out[level].raised += traffic->raised;
+            out[level].demoted += traffic->demoted;
+            out[level].promoted += traffic->promoted;
         }
     }
     return ML_OK;

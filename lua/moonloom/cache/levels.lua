@@ -5,9 +5,9 @@
 --     session:levels():data()     -- the same as plain tables
 --
 -- data() is { tokens, bytes, disk_bytes, kept, plain_bytes, policy, levels, layers }; bytes are those in memory.
--- `levels` and each of `layers` have the fields hot, warm, cold and disk: { pages, bytes, whole, hits, lowered,
--- raised } as ml_level in core/moonloom.h explains them, the cache's with hit_share. A layer also has { layer, window,
--- plain_bytes, tokens = { hot, warm, cold, disk } } and `sample`, what packing and quantising make of one of its pages
+-- `levels` and each of `layers` have the fields hot, warm, cold and disk: { pages, bytes, whole, hits, demoted,
+-- promoted } as ml_level in core/moonloom.h explains them, the cache's with hit_share. A layer also has { layer,
+-- window, plain_bytes, tokens = { hot, warm, cold, disk } } and `sample`, what packing and quantising make of one of its pages
 -- (see session:sample()), if there is a full one.
 local ffi = require "ffi"
 local columns = require "moonloom._core.columns"
@@ -18,7 +18,7 @@ local C, check = ml.C, ml.check
 local M = {}
 
 M.names = { "hot", "warm", "cold", "disk" } -- in the order of ML_LEVEL_...
-local FIELDS = { "pages", "bytes", "whole", "hits", "lowered", "raised" }
+local FIELDS = { "pages", "bytes", "whole", "hits", "demoted", "promoted" }
 local WIDE = 32 -- cells of a bar
 local cells = { hot = { "█", 179 }, warm = { "▓", 151 }, cold = { "▒", 110 }, disk = { "░", 246 } } -- and a colour
 
@@ -150,8 +150,8 @@ local by_level = columns.new {
     { "packed", 6, function(row) return ratio(row.whole, row.bytes) end },
     { "hits", 12, function(row) return row.hits end },
     { "share", 7, function(row) return row.hit_share and columns.percent(row.hit_share) end },
-    { "came", 9, function(row) return row.lowered end },
-    { "promoted", 9, function(row) return row.raised end },
+    { "came", 9, function(row) return row.demoted end },
+    { "promoted", 9, function(row) return row.promoted end },
 }
 
 function Levels:__tostring()

@@ -39,7 +39,7 @@ describe("the levels of a cache", function()
         check(C.ml_cache_levels(handle_of(session), layer or -1, out))
         for level = HOT, DISK do
             list[level] = {}
-            for _, name in ipairs { "pages", "bytes", "whole", "hits", "lowered", "raised" } do
+            for _, name in ipairs { "pages", "bytes", "whole", "hits", "demoted", "promoted" } do
                 list[level][name] = tonumber(out[level][name])
             end
         end
@@ -52,7 +52,7 @@ describe("the levels of a cache", function()
         local one, all = levels(session, 1), levels(session)
         assert.equal(3, one[WARM].pages)
         assert.equal(2, one[HOT].pages)
-        assert.equal(3, one[WARM].lowered)
+        assert.equal(3, one[WARM].demoted)
         assert.equal(5 * layers - 3, all[HOT].pages)
         assert.equal((session:bytes()), all[HOT].bytes + all[WARM].bytes)
         assert.equal(tonumber(C.ml_cache_page_bytes(handle_of(session), 1, 0)) * 3, all[WARM].whole)
@@ -132,13 +132,13 @@ describe("the levels of a cache", function()
                 session:feed(slice(ids, 1, 1000), { chunk = 100 })
                 local level, below = levels(session), window == "cold" and COLD or DISK
                 assert.equal(math.floor((1000 + 1 - 128) / PAGE) * layers / 2, level[below].pages)
-                assert.equal(level[below].pages, level[below].lowered)
+                assert.equal(level[below].pages, level[below].demoted)
                 assert.equal(level[HOT].bytes + level[WARM].bytes + level[COLD].bytes, (session:bytes()))
                 assert.is_true(level[below].bytes < 1.01 * level[below].whole)
                 assert.equal("", entries(spill_folder()))
                 assert.equal(expected, bytes_of(session:logits()))
                 wander(session, shadow, 5, 100)
-                assert.is_true(levels(session)[below].raised > 0)
+                assert.is_true(levels(session)[below].promoted > 0)
                 session:rewind(0)
                 assert.same({ 0, 0 }, { session:pages() })
                 assert.equal(0, (session:bytes()))
@@ -161,7 +161,7 @@ describe("the levels of a cache", function()
             assert.equal(expected, bytes_of(session:logits()))
             wander(session, shadow, 4, 100)
             local level, kv = levels(session), session:stats().kv
-            assert.is_true(level[DISK].pages > 0 and level[DISK].raised > level[DISK].pages)
+            assert.is_true(level[DISK].pages > 0 and level[DISK].promoted > level[DISK].pages)
             assert.is_true(kv.reserved_peak <= kv.budget)
             for i = 1, 3 do
                 local words = { ids[i], ids[i + 10] }
@@ -363,7 +363,7 @@ describe("the levels of a cache", function()
         local before = levels(busy)
         assert.is_true(before[DISK].pages > 0, before[DISK].pages .. " pages on disk")
         busy:step(ids[651])
-        assert.equal(before[DISK].raised, levels(busy)[DISK].raised)
+        assert.equal(before[DISK].promoted, levels(busy)[DISK].promoted)
         local fresh = model:session { kv = { bits = 16, window = "keep" } }
         fresh:feed(slice(ids, 1, 641))
         idle:step(ids[641])

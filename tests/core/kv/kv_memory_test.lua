@@ -198,7 +198,7 @@ describe("the shape of gpt-oss-20b's cache", function()
         local kv, disk = session:stats().kv, session:levels():data().levels.disk
         assert.equal(memory, kv.budget)
         assert.is_true(kv.reserved_peak <= memory, kv.reserved_peak)
-        assert.is_true(disk.pages > 0 and disk.raised > 0)
+        assert.is_true(disk.pages > 0 and disk.promoted > 0)
         local shown = ("%d tokens: at most %.1f MB in memory, %.1f MB on disk, %.1f s"):format(depth,
             kv.reserved_peak / 1e6, disk.bytes / 1e6, (moonloom.now() - began) / 1000)
         session:close()

@@ -107,7 +107,7 @@ describe("sight of the cache:", function()
                 warm = warm + row.warm.hits
             end
             assert.equal(warm, found.levels.warm.hits)
-            assert.equal(5 * layers, found.levels.warm.lowered)
+            assert.equal(5 * layers, found.levels.warm.demoted)
             local shares = 0
             for _, name in ipairs { "hot", "warm", "cold", "disk" } do
                 shares = shares + found.levels[name].hit_share
@@ -124,7 +124,7 @@ describe("sight of the cache:", function()
             assert.equal((session:bytes()), found.bytes)
             assert.is_true(found.disk_bytes > 0)
             assert.same({ 0, 0 }, { found.layers[2].disk.pages, found.layers[4].disk.pages })
-            assert.is_true(found.layers[1].tokens.disk >= 256 and found.layers[3].disk.lowered > 3)
+            assert.is_true(found.layers[1].tokens.disk >= 256 and found.layers[3].disk.demoted > 3)
             local text = tostring(session:levels())
             assert.truthy(text:find("MB on disk", 1, true) and text:find("░▓", 1, true))
             session:policy { hot_tokens = 64, bits = 8, window = "cold" }

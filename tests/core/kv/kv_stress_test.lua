@@ -162,7 +162,7 @@ describe("twenty sessions with a common prefix", function()
         assert.equal(0, files)
         if bytes then assert.is_true(bytes_after - bytes < 2 ^ 18, bytes_after - bytes .. " bytes are lost") end
         assert.is_true(counts.adopted > 0 and counts.save > 0 and counts.close > 0)
-        assert.is_true(counts.levels.levels.cold.raised + counts.levels.levels.disk.raised > 0)
+        assert.is_true(counts.levels.levels.cold.promoted + counts.levels.levels.disk.promoted > 0)
         if not seconds then return end
         local told = {}
         for name, count in pairs(counts) do
