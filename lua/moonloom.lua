@@ -27,6 +27,7 @@ local restore = require "moonloom.cache.restore"
 local saved = require "moonloom.cache.saved"
 local session = require "moonloom.session"
 local store = require "moonloom.cache.store"
+require "moonloom._core.moved"
 require "moonloom.recipe.chain" -- a type of parameters
 require "moonloom.recipe.door" -- and they can be run
 

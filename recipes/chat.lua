@@ -1,5 +1,6 @@
 -- Chat: turns of a person and the model. gpt-oss talks in harmony (lua/moonloom/chat/harmony.lua); others by their
 -- template.
+local arguments = require "moonloom.recipe.arguments"
 local generation = require "moonloom.generation"
 local harmony = require "moonloom.chat.harmony"
 local moonloom = require "moonloom"
@@ -165,14 +166,18 @@ function M.methods:list()
     return messages
 end
 
-function M.new(p)
-    p = require("moonloom.recipe.arguments").check("chat", M.parameters, p or {})
+-- A chat that has not begun, with arguments that were checked.
+local function begin(p)
     local model = moonloom.current(p.model)
     local way = harmony.frame(model.tokenizer) and "harmony" or "template"
     return setmetatable({
         model = model, session = model:session { cache = p.cache }, parameters = p, way = way,
         opening = ways[way].opening(model, p), turns = {},
     }, Chat)
+end
+
+function M.new(p)
+    return begin(arguments.check("chat", M.parameters, p or {}))
 end
 
 -- Says something and returns the reply. Only what changed since the last turn is fed: reply.fed tells how many tokens.
@@ -253,7 +258,7 @@ end
 function M.run(args, door)
     local message = args.message
     args.message = nil
-    local chat = M.new(args)
+    local chat = begin(args)
     moonloom.open_chat = chat
     if not message then
         if door.command then return converse(chat, door) end

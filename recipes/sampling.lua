@@ -20,6 +20,13 @@ M.parameters = {
 local ALONE = { { "temperature", 0 }, { "top_k", 1 }, { "top_p", 0 } } -- leaves the best token alone
 local OFF = { temperature = 1, top_k = 0, top_p = 1, min_p = 0 } -- changes nothing
 
+-- The entry of ALONE that the arguments have, or nil.
+local function alone_of(p)
+    for _, alone in ipairs(ALONE) do
+        if p[alone[1]] == alone[2] then return alone end
+    end
+end
+
 -- A sentence about a parameter that was given and has no effect beside the others, or nil.
 function M.parameters.check(p, given)
     for _, parameter in ipairs(p.chain and M.parameters or {}) do
@@ -28,14 +35,11 @@ function M.parameters.check(p, given)
             return ("%s has no effect beside chain, which names all samplers"):format(name)
         end
     end
-    for _, alone in ipairs(p.chain and {} or ALONE) do
-        for name, off in pairs(p[alone[1]] == alone[2] and OFF or {}) do
-            local value = given[name]
-            local redundant = value == nil or value == off or name == alone[1]
-            for _, other in ipairs(ALONE) do redundant = redundant or name == other[1] and value == other[2] end
-            if not redundant then
-                return ("%s has no effect beside %s = %d, which takes the best token"):format(name, alone[1], alone[2])
-            end
+    local alone = not p.chain and alone_of(p)
+    for name, off in pairs(alone and OFF or {}) do
+        local value = given[name]
+        if value ~= nil and value ~= off and not alone_of { [name] = value } then
+            return ("%s has no effect beside %s = %d, which takes the best token"):format(name, alone[1], alone[2])
         end
     end
 end
@@ -45,7 +49,7 @@ function M.usual(p)
     local chain = {}
     local function add(...) chain[#chain + 1] = { ... } end
     if p.repetition_penalty ~= 1 then add("repetition_penalty", p.repetition_penalty) end
-    if p.temperature <= 0 then
+    if alone_of(p) then
         add("greedy")
         return chain
     end

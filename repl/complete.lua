@@ -1,10 +1,10 @@
---- Completion: names, fields, methods, parameters of recipes, commands of the prompt, policies and file paths inside
---- strings.
+--- Completion: names, fields, methods, parameters of recipes and samplers, commands of the prompt; samplers, policies
+--- and file paths inside strings.
+local catalogue = require "repl.catalogue"
 local commands = require "repl.commands"
 local environment = require "repl.environment"
 local lexer = require "repl.lexer"
 local native = require "repl.native"
-local recipes = require "repl.recipes"
 
 local M = {}
 
@@ -32,8 +32,39 @@ end
 -- Names of policies, where a string that begins after `lead` is one: kv = "..., :policy "..., ml.kv "...
 local function policies(lead, typed, start)
     if not (lead:find("%f[%w_]kv%s*[=(]?%s*$") or lead:find("[:.]policy%s*%(?%s*$")) then return nil end
-    local names = starting_with(typed, recipes.policies())
+    local names = starting_with(typed, catalogue.names "policies")
     if #names > 0 then return start, names end
+end
+
+-- Whether the bracket `open` of `text` is the list of a chain: chain = {, or samplers.chain {.
+local function is_chain(text, open)
+    return open ~= nil and open.bracket == "{" and (text:sub(1, open.at - 1):find("%f[%w_]chain%s*=%s*$")
+        or open.callee == "samplers.chain")
+end
+
+-- Names of samplers, where the string that begins after `lead` is one: chain = { "..., chain = { { "..., and
+-- chain = "...,....
+local function samplers(lead, context, typed, start)
+    local open = context.open
+    if lead:find("%f[%w_]chain%s*=%s*$") then
+        local word = typed:match("[%w_-]*$")
+        if not typed:sub(1, #typed - #word):find("^%s*$") and not typed:sub(1, #typed - #word):find(",%s*$") then
+            return nil
+        end
+        start, typed = start + #typed - #word, word
+    elseif not (is_chain(lead, open) or open and open.at == #lead:gsub("%s+$", "") and is_chain(lead, open.around)) then
+        return nil
+    end
+    return start, starting_with(typed, catalogue.names "samplers")
+end
+
+-- Parameters of the sampler in whose entry of a chain the end of `text` stands, if a key may stand here.
+local function sampler_parameters(context, text, word)
+    local open = context.open
+    if not open or open.bracket ~= "{" or not is_chain(text, open.around) then return nil end
+    local name = text:match("^{%s*[\"']([%w_-]+)[\"']", open.at)
+    if not name or not text:sub(1, #text - #word):find(",%s*$") then return nil end
+    return starting_with(word, catalogue.sampler_parameters(name), "=")
 end
 
 -- Parameters of the recipe whose table is open at the end of `text`, if a key may stand here.
@@ -58,14 +89,14 @@ local function members(path, start)
     return start + #owner + 1, starting_with(word, names)
 end
 
-local function code(text, context)
+local function code(text, whole, context)
     local path = text:match("[%a_][%w_]*[%w_.:%[%]\"']*$") or ""
     local start = #text - #path + 1
     if path:find("[.:]") and not text:sub(1, start - 1):find("[.:]$") then return members(path, start) end
     local word = text:match("[%w_]*$")
     if text:sub(1, #text - #word):find("[.:%d]$") then return nil end
     start = #text - #word + 1
-    local keys = parameters(context, text, word)
+    local keys = sampler_parameters(context, whole, word) or parameters(context, text, word)
     if keys and #keys > 0 then return start, keys end
     if word == "" then return nil end
     return start, starting_with(word, environment.names(true))
@@ -79,8 +110,12 @@ function M.candidates(text, before)
         if mark == ">" then return nil end
         if mark and mark:sub(1, 1) == "?" then
             local word = rest:match("[%w_.:]*$")
+            local shelf, name = word:match("^(%a+)%.([%w_-]*)$")
+            if shelf == "samplers" or shelf == "policies" then
+                return #text - #name + 1, starting_with(name, catalogue.names(shelf))
+            end
             if word:find("[.:]") then return members(word, #text - #word + 1) end
-            return #text - #word + 1, starting_with(word, environment.help_names())
+            return #text - #word + 1, starting_with(word, catalogue.with_all(environment.help_names()))
         elseif mark == "!" then
             local word = rest:match("[^%s\"']*$")
             return paths(word, #text - #word + 1)
@@ -97,9 +132,11 @@ function M.candidates(text, before)
         local typed = whole:sub(context.start)
         local start, names = policies(whole:sub(1, context.start - 2), typed, #text - #typed + 1)
         if names then return start, names end
+        start, names = samplers(whole:sub(1, context.start - 2), context, typed, #text - #typed + 1)
+        if names then return start, names end
         return paths(typed, #text - #typed + 1)
     end
-    return code(text, context)
+    return code(text, whole, context)
 end
 
 return M

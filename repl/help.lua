@@ -1,5 +1,5 @@
 --- ?name and ??name: help from the comments above functions, the parameters of recipes, the C header; and source text.
-local arguments = require "moonloom.recipe.arguments"
+local catalogue = require "repl.catalogue"
 local chunk = require "repl.chunk"
 local environment = require "repl.environment"
 local native = require "repl.native"
@@ -95,12 +95,10 @@ end
 
 local function help_recipe(recipe, paint)
     local out = { paint("strong", recipe.name) .. "   " .. (recipe.summary or "") }
-    local list = {}
-    for _, parameter in ipairs(recipe.parameters) do
-        local default = parameter.default ~= nil and " = " .. pretty.show(parameter.default) or ""
-        list[#list + 1] = { parameter.name .. default, arguments.doc(parameter) }
-    end
+    local list = catalogue.parameter_rows(recipe.parameters, pretty.show)
     if #list > 0 then out[#out + 1] = rows(list, paint) end
+    list = catalogue.rows(recipe.name)
+    if list then out[#out + 1] = rows(list, paint) end
     out[#out + 1] = paint("dim", ("a recipe: %s{...} here, `moonloom %s --help` in a shell, ??%s its source (%s)")
         :format(recipe.name, recipe.name, recipe.name, short(recipe.path or "?")))
     return table.concat(out, "\n")
@@ -161,7 +159,7 @@ local function help_declaration(name, paint)
     local comment = {}
     for i = first, at - 1 do comment[#comment + 1] = (lines[i]:gsub("^[/ ]%*+%s?", ""):gsub("%s*%*/%s*$", "")) end
     for _, line in ipairs(reflow(comment)) do out[#out + 1] = line end
-    out[#out + 1] = paint("dim", ("a C function of core/moonloom.h:%d; from Lua: require(\"moonloom.ffi\").C.%s")
+    out[#out + 1] = paint("dim", ("a C function of core/moonloom.h:%d; from Lua: require(\"moonloom._core.ffi\").C.%s")
         :format(at, name))
     return table.concat(out, "\n")
 end
@@ -196,7 +194,7 @@ local function help_definitions(name, paint)
 end
 
 local function unknown(name)
-    local similar = suggest.nearest(name:match("[%w_]+$") or name, environment.help_names())
+    local similar = suggest.nearest(name:match("[%w_]+$") or name, catalogue.with_all(environment.help_names()))
     return ("nothing is called '%s'%s"):format(name, similar and ("; did you mean '%s'?"):format(similar) or "")
 end
 
@@ -217,7 +215,10 @@ end
 function M.about(name, paint)
     local known, value = environment.resolve(name)
     if known then return help_value(value, name, paint) end
-    local text = help_declaration(name, paint) or help_definitions(name, paint)
+    local text = catalogue.about(name, { paint = paint, show = pretty.show, short = short,
+        rows = function(list) return rows(list, paint) end })
+    if text then return text end
+    text = help_declaration(name, paint) or help_definitions(name, paint)
     if text then return text end
     if environment.summary(name) then return paint("strong", name) .. "   " .. environment.summary(name) end
     return nil, unknown(name)
@@ -229,13 +230,17 @@ local function number_lines(lines, first, last, paint)
     return table.concat(out, "\n")
 end
 
+local function file_source(path, paint)
+    local lines = split(read(path) or "")
+    return paint("strong", short(path)) .. "\n" .. number_lines(lines, 1, #lines, paint)
+end
+
 --- Source of `name` with line numbers, or nil and a sentence.
 function M.source(name, paint)
     local known, value = environment.resolve(name)
     local recipe = known and recipes.describe(value)
     if recipe and recipe.path then
-        local lines = split(read(recipe.path) or "")
-        return paint("strong", short(recipe.path)) .. "\n" .. number_lines(lines, 1, #lines, paint)
+        return file_source(recipe.path, paint)
     elseif known and type(value) == "function" then
         local lines, place, first, last = function_source(value)
         if not lines then return nil, name .. " is built in; it has no Lua source" end
@@ -244,6 +249,8 @@ function M.source(name, paint)
     elseif known then
         return nil, name .. " is no function; ?" .. name .. " tells about it"
     end
+    local path = catalogue.path(name)
+    if path then return file_source(path, paint) end
     local lines, first, _, last = find_declaration(name)
     if lines then return paint("strong", "core/moonloom.h") .. "\n" .. number_lines(lines, first, last, paint) end
     local definition = find_definitions(name)[1]

@@ -28,7 +28,7 @@ end
 
 --- Where the end of `text` stands:
 --- { kind = "code" | "string" | "comment", start = first byte of the open string's text,
----   open = { bracket, callee, at } of the innermost open bracket or nil }
+---   open = { bracket, callee, at, around } of the innermost open bracket or nil; `around` is the one around that }
 --- callee is the name path before the bracket, through `f(` and `f{` and `f({`.
 function M.context(text)
     local stack, at = {}, 1
@@ -56,7 +56,7 @@ function M.context(text)
             if c == "{" and not callee and around and around.bracket == "(" and around.at == at - 1 then
                 callee = around.callee
             end
-            stack[#stack + 1] = { bracket = c, callee = callee, at = at }
+            stack[#stack + 1] = { bracket = c, callee = callee, at = at, around = around }
             at, callee = at + 1, nil
         elseif c == ")" or c == "}" or c == "]" then
             stack[#stack] = nil

@@ -60,9 +60,6 @@ local function report_failure(report)
     if interrupt.is_interrupt(report.value) then
         say_error("stopped by Ctrl-C")
         return 130
-    elseif arguments.is_usage(report.value) then
-        say_error(tostring(report.value))
-        return 2
     elseif report.value == nil then
         return 1 -- error() without a value means to end in silence, as in lua(1)
     end
