@@ -23,6 +23,7 @@ local machine = require "moonloom.machine"
 local ml = require "moonloom._core.ffi"
 local models = require "moonloom.models"
 local policy = require "moonloom.cache.policy"
+local pool = require "moonloom.pool"
 local restore = require "moonloom.cache.restore"
 local saved = require "moonloom.cache.saved"
 local session = require "moonloom.session"
@@ -46,6 +47,9 @@ local M = {
     path = models.path,
     current = models.current,
     tokenizer = models.tokenizer,
+
+    -- lua/moonloom/pool.lua
+    pool = pool.new,
 
     -- lua/moonloom/machine.lua
     threads = machine.threads,

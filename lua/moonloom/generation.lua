@@ -16,7 +16,7 @@
 -- so a step may add any number of tokens. What came behind the last one is taken back, as if nobody had made it.
 local C = require("moonloom._core.ffi").C
 local candidates = require "moonloom.candidates"
-local pool = require "moonloom.pool"
+local turns = require "moonloom._core.turns"
 local random = require "moonloom._core.random"
 local recipe = require "moonloom.recipe.live"
 local tokens = require "moonloom.generation.tokens"
@@ -136,7 +136,7 @@ function Generation:verify(draft, wants)
     local ids = missing(self, certain)
     local from, vocabulary, rows = #ids, self.model:config().vocabulary, {}
     if from == 0 then
-        pool.hold(true)
+        turns.hold(true)
         return { candidates.new(session:logits()) }
     end
     local most = math.min(certain, self.model:config().context - session.position)
@@ -145,7 +145,7 @@ function Generation:verify(draft, wants)
         ids[#ids + 1] = id
     end
     local found = session:verify(ids, wants, from)
-    pool.hold(true)
+    turns.hold(true)
     self._sure, self._best_rows = #self.all, self._best_rows or wants == "best"
     for i, row in ipairs(found) do
         rows[i] = wants == "best" and candidates.single(row.id, row.logit, vocabulary) or candidates.new(row)
@@ -216,7 +216,7 @@ end
 --- why to stop after it, or nil. g.watch(token), where it is set, is asked first. What is pending behind a reason is
 --- taken back. Returns the reason. If finished() fails or is interrupted, the next commit() asks for that token again.
 function Generation:commit(finished)
-    pool.hold(false)
+    turns.hold(false)
     self._finished = finished
     local reason
     while not reason and (self._asking or self.pending[1]) do

@@ -9,7 +9,7 @@ local interrupt = require "moonloom._core.interrupt"
 local memory = require "moonloom.cache.memory"
 local ml = require "moonloom._core.ffi"
 local policy = require "moonloom.cache.policy"
-local pool = require "moonloom.pool"
+local turns = require "moonloom._core.turns"
 local store = require "moonloom.cache.store"
 local C, check = ml.C, ml.check
 
@@ -202,7 +202,7 @@ end
 -- A pass of `ids`, of which those from `from` on want logits (true) or the best: with others in a pool, else alone. The
 -- policy of the cache is left to the caller with `later`. Returns the batch, and its row before the first of these.
 local function pass(self, ids, want, from, later)
-    local batch, before = pool.turn(self, ids, want, from)
+    local batch, before = turns.take(self, ids, want, from)
     if batch then return batch, before end
     if #ids == 1 then
         batch = rawget(self, "_step") or self.model:batch(1)
@@ -264,7 +264,7 @@ function Session:keep(position)
         check(C.ml_sequence_forget(cache.handle, self.sequence, position))
         self._logits = nil
     end
-    if not pool.settles() then cache:settle(position) end
+    if not turns.settles() then cache:settle(position) end
     return self
 end
 

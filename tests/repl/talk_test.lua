@@ -158,6 +158,32 @@ describe("talking at the prompt", function()
         assert.equal("2", prompt:answer("1 + 1"))
     end)
 
+    it("stops all loops of a pool on Ctrl-C, and goes on with all", function()
+        session = prompt:start()
+        prompt:answer("pool = moonloom.pool()")
+        prompt:answer('for i = 1, 12 do pool:add(generate, { prompt = "One day", seed = i, max_tokens = 300 }) end')
+        for _, wait in ipairs { 30, 150, 400 } do
+            session:enter("values = pool:run()")
+            session:watch(wait)
+            session:send("\3")
+            session:expect("moon> ")
+            assert.equal('"interrupted"', prompt:answer("pool.stop"))
+            prompt:answer("stops = '' for i = 1, 12 do stops = stops .. (values[i].stop == 'interrupted' and 'i' "
+                .. "or values[i].stop == 'end' and 'i' or 'x') end")
+            assert.equal('"iiiiiiiiiiii"', prompt:answer("stops"))
+            assert.equal("true", prompt:answer("#values[3].ids == values[3].session.position - 2"))
+            session:enter("resume()")
+            session:watch(20)
+            session:send("\3")
+            session:expect("moon> ")
+            prompt:answer("values = resume()")
+            prompt:answer("g = generate{ prompt = 'One day', seed = 7, max_tokens = 300 }")
+            assert.equal("true", prompt:answer("g.text == values[7].text"))
+            prompt:answer("pool = moonloom.pool() for i = 1, 12 do pool:add(generate, { prompt = 'One day', seed = i, "
+                .. "max_tokens = 300 }) end")
+        end
+    end)
+
     it("stops a recipe that never ends while it is loaded", function()
         local path = prompt.folder .. "/recipes/hello.lua"
         write(path, "return { run = function() return 'hello' end }\n")

@@ -5,7 +5,7 @@
 local arguments = require "moonloom.recipe.arguments"
 local given = require "moonloom._core.expect"
 local interrupt = require "moonloom._core.interrupt"
-local pool = require "moonloom.pool"
+local turns = require "moonloom._core.turns"
 local progress = require "moonloom._core.progress"
 local random = require "moonloom._core.random"
 local recipe = require "moonloom.recipe.live"
@@ -95,7 +95,7 @@ end
 
 -- Says what stopped the generation, with the line of the recipe if it names one.
 local function tell(self)
-    if pool.inside() then return end
+    if turns.inside() then return end
     recipe.reporter(("stopped after %d tokens: %s%s"):format(#self.tokens, recipe.explain(self.problem),
         require("moonloom").interactive and "\n    mend it, then resume() goes on" or ""))
 end
