@@ -227,7 +227,7 @@ int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, co
 enum { ML_ROPE_NONE, ML_ROPE_LINEAR, ML_ROPE_YARN, ML_ROPE_LONGROPE };
 
 typedef struct ml_config {
-    char architecture[32];  /* general.architecture: one of those in core/model/arch.c */
+    char architecture[32];  /* general.architecture: one of core/model/architectures.c */
     int32_t layers;         /* L */
     int32_t width;          /* D, size of the residual stream */
     int32_t heads;          /* query heads */

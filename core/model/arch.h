@@ -1,12 +1,14 @@
 /* What an architecture is: the names of its tensors, the sizes it reads, and what its layers do that others do not.
- * Each has a file of its own (llama.c ...), and arch.c lists them all. */
+ * Each has a file of its own (llama.c ...), and architectures.c lists them all. */
 #ifndef ML_MODEL_ARCH_H
 #define ML_MODEL_ARCH_H
 
 #include "model/keys.h"
-#include "model/model.h"
+#include "model/layer.h"
 
-/* Sizes that shapes are made of; letters as in model.h. */
+#include <stddef.h>
+
+/* Sizes that shapes are made of; letters as in layer.h. */
 enum {
     ML_NONE,
     ML_WIDTH,    /* D */
@@ -42,17 +44,5 @@ typedef struct ml_arch {
     int yarn_fractions; /* the ends of YaRN's ramp are not rounded to whole frequencies */
     int clamped_swiglu; /* gpt-oss's activation instead of SwiGLU */
 } ml_arch;
-
-/* The architecture of that name (`bytes` long), or NULL. */
-const ml_arch *ml_arch_find(const char *name, size_t bytes);
-/* The names of all, separated by commas; cut off at `size` bytes. */
-void ml_arch_names(char *out, size_t size);
-/* Finds the file's architecture, reads the sizes from the metadata and checks that they fit together. */
-int ml_config_read(const ml_weights *weights, const ml_arch **arch, ml_config *config);
-/* Reads how RoPE turns; needs config->context. */
-void ml_rope_read(ml_keys *keys, ml_config *config);
-/* What YaRN multiplies cos and sin by, so that attention stays as sharp over a context longer by `factor`; `share` is 1
- * but for models that say otherwise. */
-double ml_rope_concentration(double factor, double share);
 
 #endif

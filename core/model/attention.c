@@ -30,9 +30,9 @@ static void append_rows(void *arg, int64_t begin, int64_t end, int thread) {
         float *q = b->q + r * queries;
         if (w->q_norm) norm_heads(c, w->q_norm, q, c->heads);
         if (w->k_norm) norm_heads(c, w->k_norm, b->k + r * keys, c->kv_heads);
-        ml_rope_apply(b->model, cosines, sines, q, c->heads);
+        ml_rope_apply(&b->model->rope, cosines, sines, q, c->heads);
         for (int64_t i = 0; i < queries; i++) q[i] *= scale;
-        ml_rope_apply(b->model, cosines, sines, b->k + r * keys, c->kv_heads);
+        ml_rope_apply(&b->model->rope, cosines, sines, b->k + r * keys, c->kv_heads);
         ml_sequence_write(work->cache, ml_pass_sequence(work->cache, b->row[r].sequence), work->layer,
                           b->row[r].position, b->k + r * keys, b->v + r * keys);
     }

@@ -1,6 +1,9 @@
 /* The model's sizes, from the metadata of its file. */
+#include "model/config.h"
+
 #include "base/error.h"
-#include "model/arch.h"
+#include "model/architectures.h"
+#include "model/rope.h"
 
 #include <stdio.h>
 #include <string.h>

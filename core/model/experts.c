@@ -3,7 +3,6 @@
 #include "base/threads.h"
 #include "base/tuning.h"
 #include "kernels/kernels.h"
-#include "model/arch.h"
 #include "model/batch.h"
 
 #include <string.h>

@@ -33,7 +33,7 @@ static void embed_rows(void *arg, int64_t begin, int64_t end, int thread) {
     for (int64_t r = begin; r < end; r++) {
         ml_kernels_get()->decode_row[m->embedding.dtype](m->embedding.data + b->row[r].token * m->embedding.stride,
                                                          b->residual + r * d, d);
-        ml_rope_angles(m, b->row[r].position, b->cosines + r * half, b->sines + r * half);
+        ml_rope_angles(&m->rope, b->row[r].position, b->cosines + r * half, b->sines + r * half);
     }
 }
 

@@ -1,7 +1,7 @@
 /* Which model a session is of. */
 #include "base/hash.h"
 #include "load/fingerprint.h"
-#include "model/arch.h"
+#include "model/model.h"
 #include "text/fingerprint.h"
 
 #include <string.h>

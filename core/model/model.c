@@ -1,11 +1,12 @@
 /* Finds the weights that the architecture names in an opened file, and checks every shape. */
-#include "model/arch.h"
+#include "model/model.h"
 
 #include "base/error.h"
 #include "base/memory.h"
 #include "dtype/dtype.h"
 #include "kernels/kernels.h"
 #include "load/weights.h"
+#include "model/config.h"
 #include "model/sketch.h"
 
 #include <stdarg.h>
@@ -249,7 +250,9 @@ int ml_model_create(ml_weights *weights, ml_model **out) {
         status = ML_E_MEMORY;
         goto failed;
     }
-    if ((status = bind(model)) != ML_OK || (status = ml_rope_prepare(model)) != ML_OK) goto failed;
+    if ((status = bind(model)) != ML_OK ||
+        (status = ml_rope_prepare(&model->rope, model->arch, &model->config, weights)) != ML_OK)
+        goto failed;
     *out = model;
     return ML_OK;
 failed:
@@ -267,7 +270,7 @@ void ml_model_free(ml_model *model) {
     free(model->copies);
     ml_sketch_free(model->sketch);
     free(model->layers);
-    free(model->rope_frequencies);
+    ml_rope_release(&model->rope);
     ml_weights_free(model->weights);
     free(model);
 }

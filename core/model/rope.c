@@ -1,11 +1,11 @@
 /* Rotary position embedding (arXiv:2104.09864), and every way of stretching it that files carry: linear
  * (arXiv:2306.15595), YaRN (arXiv:2309.00071), LongRoPE (arXiv:2402.13753), and a divisor for each frequency
  * (Llama 3). */
+#include "model/rope.h"
+
 #include "base/error.h"
 #include "base/memory.h"
 #include "kernels/kernels.h"
-#include "load/weights.h"
-#include "model/arch.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -51,10 +51,9 @@ static double correction_index(const ml_config *c, double rotations) {
 
 /* Fast frequencies stay, slow ones are divided by the factor, and a ramp joins them; yarn_ext_factor is how much of
  * staying is granted. */
-static void apply_yarn(const ml_model *model, double *frequencies) {
-    const ml_config *c = &model->config;
+static void apply_yarn(const ml_config *c, int fractions, double *frequencies) {
     double first = correction_index(c, c->yarn_beta_fast), last = correction_index(c, c->yarn_beta_slow);
-    if (!model->arch->yarn_fractions) {
+    if (!fractions) {
         first = floor(first);
         last = ceil(last);
     }
@@ -67,82 +66,83 @@ static void apply_yarn(const ml_model *model, double *frequencies) {
     }
 }
 
-/* Divides each frequency by its number in tensor `name`, {rope_dims / 2} of f32. */
-static int divide(const ml_model *model, const char *name, double *frequencies) {
+/* Divides each frequency by its number in tensor `name`, {dims / 2} of f32. */
+static int divide(ml_rope *rope, const ml_weights *weights, const char *name) {
     int64_t index;
-    const int32_t count = model->config.rope_dims / 2;
+    const int32_t count = rope->dims / 2;
     ml_tensor_info info;
-    if (ml_weights_find(model->weights, name, &index) != ML_OK) {
-        return ml_error(ML_E_FORMAT, "%s: tensor %s is missing", ml_weights_path(model->weights), name);
+    if (ml_weights_find(weights, name, &index) != ML_OK) {
+        return ml_error(ML_E_FORMAT, "%s: tensor %s is missing", ml_weights_path(weights), name);
     }
-    ml_weights_info(model->weights, index, &info);
+    ml_weights_info(weights, index, &info);
     if (info.dtype != ML_F32 || info.ndim != 1 || info.shape[0] != count) {
-        return ml_error(ML_E_FORMAT, "%s: %s must be f32 {%d}", ml_weights_path(model->weights), name, count);
+        return ml_error(ML_E_FORMAT, "%s: %s must be f32 {%d}", ml_weights_path(weights), name, count);
     }
     float *factors = ml_calloc((size_t)count, sizeof *factors);
     if (!factors) return ML_E_MEMORY;
-    ml_kernels_get()->decode_row[ML_F32](ml_weights_data(model->weights, index), factors, count);
-    for (int32_t i = 0; i < count; i++) frequencies[i] /= factors[i];
+    ml_kernels_get()->decode_row[ML_F32](ml_weights_data(weights, index), factors, count);
+    for (int32_t i = 0; i < count; i++) rope->frequencies[i] /= factors[i];
     free(factors);
     return ML_OK;
 }
 
 /* LongRoPE has divisors for sequences that fit the original context and for longer ones. Keys in the cache stay turned
  * as they were, so that one set must serve all positions: the set for the longest sequence that the model takes. */
-static int apply_file_factors(const ml_model *model, double *frequencies) {
-    const ml_config *c = &model->config;
+static int apply_file_factors(ml_rope *rope, const ml_config *c, const ml_weights *weights) {
     int64_t index;
     if (c->rope_scaling == ML_ROPE_LONGROPE) {
         const int longer = c->context > c->rope_original;
-        return divide(model, longer ? "rope_factors_long.weight" : "rope_factors_short.weight", frequencies);
+        return divide(rope, weights, longer ? "rope_factors_long.weight" : "rope_factors_short.weight");
     }
-    if (ml_weights_find(model->weights, "rope_freqs.weight", &index) != ML_OK) return ML_OK;
-    return divide(model, "rope_freqs.weight", frequencies);
+    if (ml_weights_find(weights, "rope_freqs.weight", &index) != ML_OK) return ML_OK;
+    return divide(rope, weights, "rope_freqs.weight");
 }
 
 /* Factors may be zero, NaN, or too small: the angles would be NaN, and what comes out need not show it. */
-static int check_frequencies(const ml_model *model) {
-    for (int32_t i = 0; i < model->config.rope_dims / 2; i++) {
-        if (isfinite(model->rope_frequencies[i] * INT32_MAX)) continue;
+static int check_frequencies(const ml_rope *rope, const ml_weights *weights) {
+    for (int32_t i = 0; i < rope->dims / 2; i++) {
+        if (isfinite(rope->frequencies[i] * INT32_MAX)) continue;
         return ml_error(ML_E_FORMAT,
                         "%s: RoPE frequency %d is %g, no finite number: its base, factor or divisor is damaged",
-                        ml_weights_path(model->weights), i, model->rope_frequencies[i]);
+                        ml_weights_path(weights), i, rope->frequencies[i]);
     }
     return ML_OK;
 }
 
-int ml_rope_prepare(ml_model *model) {
-    const ml_config *c = &model->config;
+int ml_rope_prepare(ml_rope *rope, const ml_arch *arch, const ml_config *c, const ml_weights *weights) {
     double *frequencies = ml_calloc((size_t)c->rope_dims / 2, sizeof *frequencies);
     if (!frequencies) return ML_E_MEMORY;
-    model->rope_frequencies = frequencies;
+    *rope = (ml_rope){c->rope_dims, c->head_dim, arch->rope_halves, c->rope_magnitude, frequencies};
     for (int32_t i = 0; i < c->rope_dims / 2; i++) frequencies[i] = pow(c->rope_base, -2.0 * i / c->rope_dims);
     if (c->rope_scaling == ML_ROPE_YARN) {
-        apply_yarn(model, frequencies);
+        apply_yarn(c, arch->yarn_fractions, frequencies);
     } else {
         for (int32_t i = 0; i < c->rope_dims / 2; i++) frequencies[i] /= c->rope_factor;
     }
-    int status = apply_file_factors(model, frequencies);
-    return status == ML_OK ? check_frequencies(model) : status;
+    int status = apply_file_factors(rope, c, weights);
+    return status == ML_OK ? check_frequencies(rope, weights) : status;
+}
+
+void ml_rope_release(ml_rope *rope) {
+    free(rope->frequencies);
 }
 
 /* ---- turning ---- */
 
-void ml_rope_angles(const ml_model *model, int64_t position, float *cosines, float *sines) {
-    for (int32_t i = 0; i < model->config.rope_dims / 2; i++) {
-        const double angle = (double)position * model->rope_frequencies[i];
-        cosines[i] = (float)(cos(angle) * model->config.rope_magnitude);
-        sines[i] = (float)(sin(angle) * model->config.rope_magnitude);
+void ml_rope_angles(const ml_rope *rope, int64_t position, float *cosines, float *sines) {
+    for (int32_t i = 0; i < rope->dims / 2; i++) {
+        const double angle = (double)position * rope->frequencies[i];
+        cosines[i] = (float)(cos(angle) * rope->magnitude);
+        sines[i] = (float)(sin(angle) * rope->magnitude);
     }
 }
 
-void ml_rope_apply(const ml_model *model, const float *cosines, const float *sines, float *vectors, int32_t heads) {
-    const int32_t half = model->config.rope_dims / 2;
-    const int halves = model->arch->rope_halves;
-    const int32_t step = halves ? 1 : 2;     /* from one pair to the next */
-    const int32_t apart = halves ? half : 1; /* between the two of a pair */
+void ml_rope_apply(const ml_rope *rope, const float *cosines, const float *sines, float *vectors, int32_t heads) {
+    const int32_t half = rope->dims / 2;
+    const int32_t step = rope->halves ? 1 : 2;     /* from one pair to the next */
+    const int32_t apart = rope->halves ? half : 1; /* between the two of a pair */
     for (int32_t head = 0; head < heads; head++) {
-        float *v = vectors + (int64_t)head * model->config.head_dim;
+        float *v = vectors + (int64_t)head * rope->head_dim;
         for (int32_t i = 0; i < half; i++) {
             const float a = v[i * step], b = v[i * step + apart];
             v[i * step] = a * cosines[i] - b * sines[i];

@@ -1,5 +1,5 @@
 /* The table of architectures: one more is a file beside llama.c and a line here. */
-#include "model/arch.h"
+#include "model/architectures.h"
 
 #include <stdio.h>
 #include <string.h>
