@@ -36,6 +36,13 @@ const ml_format *ml_policy_format(ml_cache *cache, int rotated, const uint8_t *k
     return format;
 }
 
+int ml_policy_rotate(ml_cache *cache, int rotated) {
+    if (cache->rotated != rotated && (cache->warm_pages > 0 || cache->goal)) return 0;
+    cache->rotated = rotated;
+    return 1;
+}
+
+/* Whether bits are such that there is a format of them. */
 static int check_bits(const ml_cache *cache, const uint8_t *bits, const char *what) {
     for (int32_t i = 0; bits && i < cache->shape.layers * cache->shape.kv_heads; i++) {
         if (bits[i] == 16 || bits[i] == 8 || bits[i] == 4) continue;

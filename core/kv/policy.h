@@ -11,6 +11,8 @@ const ml_format *ml_policy_format(ml_cache *cache, int rotated, const uint8_t *k
 static inline int ml_policy_rotated(const ml_cache *cache) {
     return cache->rotated;
 }
+/* Lets keys be turned, or not, before they are quantised. 0 if a policy or quantised pages have it otherwise. */
+int ml_policy_rotate(ml_cache *cache, int rotated);
 /* Frees what the policy holds. */
 void ml_policy_free(ml_cache *cache);
 

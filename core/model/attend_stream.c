@@ -13,6 +13,7 @@ typedef struct attend_group {
     int64_t tile, tiles, piece, end;
 } attend_group;
 
+/* The pieces [piece, end) of a group: those whose pages are there now. */
 typedef struct attend_span {
     const ml_attention *work;
     attend_group group;
@@ -56,6 +57,7 @@ static int begin_waiting(const ml_attention *work) {
 static int64_t first_piece(const ml_attention *work, const ml_tile *tile) {
     return ml_attention_first_seen(work, work->batch->row[tile->row].position) / PIECE;
 }
+
 static int64_t end_piece(const ml_attention *work, const ml_tile *tile) {
     return (work->batch->row[tile->row].position + tile->rows - 1) / PIECE + 1;
 }

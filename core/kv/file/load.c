@@ -97,12 +97,8 @@ int ml_saved_policy(const ml_saved *saved, ml_cache *cache, int *set) {
 /* The formats of the file as the cache has them, {format_count}. */
 static int match_formats(const ml_saved *saved, ml_cache *cache, const ml_format **formats) {
     const ml_saved_policy_part *part = &saved->policy;
-    if (part->format_count > 1 && part->rotated != cache->rotated) {
-        if (cache->warm_pages > 0 || cache->goal) {
-            return ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: its keys are turned otherwise",
-                            saved->path);
-        }
-        cache->rotated = part->rotated;
+    if (part->format_count > 1 && !ml_policy_rotate(cache, part->rotated)) {
+        return ml_error(ML_E_UNSUPPORTED, "%.200s does not fit the cache: its keys are turned otherwise", saved->path);
     }
     for (uint32_t i = 0; i < part->format_count; i++) {
         const uint8_t *bits = part->formats + (size_t)i * 2 * (size_t)cache->shape.kv_heads;

@@ -7,8 +7,8 @@
 -- data() is { tokens, bytes, disk_bytes, kept, plain_bytes, policy, levels, layers }; bytes are those in memory.
 -- `levels` and each of `layers` have the fields hot, warm, cold and disk: { pages, bytes, whole, hits, demoted,
 -- promoted } as ml_level in core/moonloom.h explains them, the cache's with hit_share. A layer also has { layer,
--- window, plain_bytes, tokens = { hot, warm, cold, disk } } and `sample`, what packing and quantising make of one of its pages
--- (see session:sample()), if there is a full one.
+-- window, plain_bytes, tokens = { hot, warm, cold, disk } } and `sample`, what packing and quantising make of one of
+-- its pages (see session:sample()), if there is a full one.
 local ffi = require "ffi"
 local columns = require "moonloom._core.columns"
 local ml = require "moonloom._core.ffi"
