@@ -9,7 +9,6 @@
 #include "model/config.h"
 #include "model/sketch.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
