@@ -47,6 +47,7 @@ end
 
 -- The floats, which a later pass may have taken away.
 local function data(self)
+    if not self.logits then error("only the best token is known here: samplers.wants() tells what a chain needs", 0) end
     return self.logits:pointer()
 end
 

@@ -273,8 +273,9 @@ end
 
 -- ---- for users
 
---- A pool whose passes have options.rows (64) rows at most, but for a request that wants more; so many requests are
---- open at a time.
+--- A pool without requests: pool:add(generate, {...}), pool:run(), pool:cancel(i), pool:resume(); see
+--- lua/moonloom/pool.lua. Its passes have options.rows (64) rows at most, but for a request that wants more; so many
+--- requests are open at a time.
 function M.new(options)
     options = given.options(options, "moonloom.pool")
     return setmetatable({

@@ -178,6 +178,30 @@ describe("a pool", function()
         assert.is_true(all > 0 and inside > 0)
     end)
 
+    it("stops all that have a part in a pass in which Ctrl-C comes, with their texts", function()
+        local model = moonloom.current()
+        for at = 1, 12, 4 do
+            local pool, passes = pool_of(list), 0
+            model.grown_batch = function(self, old, rows)
+                passes = passes + 1
+                if passes == at then ml.C.ml_interrupt_set(1) end
+                return getmetatable(self).grown_batch(self, old, rows)
+            end
+            local fine, values = pcall(pool.run, pool)
+            model.grown_batch = nil
+            assert(fine, values)
+            for i = 1, COUNT do
+                local g = values[i]
+                assert.same({ unpack(expected[i].ids, 1, #g.ids) }, g.ids)
+                assert.is_true(g.stop == "interrupted" or #g.ids == #expected[i].ids)
+                assert.is_true(#g.ids <= at)
+                if #g.ids > 0 then assert.same(g.all, g.session:tokens()) end -- else it was in its prompt
+            end
+            for _, value in ipairs(pool:resume()) do assert.truthy(value.stop ~= "interrupted") end
+            for i = 1, COUNT do assert.same(expected[i], of(values[i])) end
+        end
+    end)
+
     it("cancels one, from another one", function()
         local pool = moonloom.pool()
         local long = pool:add(generate, { prompt = "One day", seed = 1, max_tokens = 400 })
@@ -324,6 +348,35 @@ describe("a pool", function()
         local values = pool:run()
         assert.same({ 9, 9, 9 }, { values[1], values[2], values[4] })
         assert.truthy(values[3].problem:find("5000", 1, true), values[3].problem)
+    end)
+
+    it("stops only those for whom there is no memory left", function()
+        local asks, before = {}, {}
+        for i = 1, 6 do
+            asks[i] = { prompt = "One day, " .. i, seed = i, max_tokens = 60 + 70 * (i % 3), stop = { "<none>" } }
+            before[i] = generate(copy(asks[i])).ids
+        end
+        moonloom.kv_memory(2 ^ 20)
+        local fine, problem = pcall(function()
+            local small = moonloom.load(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf")
+            for _, ask in ipairs(asks) do ask.model = small end
+            local stopped = 0
+            for i, g in ipairs(pool_of(asks):run()) do
+                assert.same({ unpack(before[i], 1, #g.ids) }, g.ids)
+                if g.stop == "error" then
+                    stopped = stopped + 1
+                    assert.truthy(g.problem:find("budget", 1, true), g.problem)
+                    assert.is_true(#g.ids > 10)
+                else
+                    assert.equal(#before[i], #g.ids)
+                end
+                g.session:close()
+            end
+            assert.is_true(stopped > 0 and stopped < 6, stopped .. " stopped")
+            small:close()
+        end)
+        moonloom.kv_memory(0)
+        assert(fine, problem)
     end)
 
     it("cannot be run from within, and a pool of its own can", function()

@@ -64,7 +64,7 @@ local function end_step(self)
     local fine, reason = pcall(self.commit, self, self._finished or never)
     if fine then return reason end
     interrupt.take() -- finished() itself is broken, or Ctrl-C came again: the next step asks for that token
-    self:take_back()
+    pcall(self.take_back, self) -- (where the session is closed, the first problem is the one to tell)
 end
 
 -- Feeds the newest token, which the loop leaves to the next step: the session shall have what is on the screen.
