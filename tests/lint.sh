@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What must be clean: clang-format, luacheck, and warnings of gcc, clang and an aarch64 gcc. Called by ./build.sh lint.
+# What must be clean: clang-format, luacheck, who knows whom in core (tools/rooms.lua), and warnings of gcc, clang and an
+# aarch64 gcc. Called by ./build.sh lint.
 # A tool that is not installed is named and skipped; Debian packages: clang clang-format gcc-aarch64-linux-gnu.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -47,6 +48,14 @@ compile_all() { # compile_all COMPILER [flags]
   return $status
 }
 
+# Any Lua will do; luacheck has brought one.
+a_lua() {
+  local name
+  for name in luajit lua5.1 lua lua5.4 lua5.3 build/moonloom; do
+    command -v "$name" && return
+  done
+}
+
 # Headers of the libraries are the same on every architecture that matters here.
 library_flags() {
   pkg-config --cflags openblas libpcre2-8 libzstd
@@ -54,6 +63,7 @@ library_flags() {
 
 have clang-format && check "clang-format" clang-format --dry-run -Werror "${sources[@]}"
 have luacheck && check "luacheck" luacheck --quiet lua repl recipes tests
+lua=$(a_lua) && check "the rooms of core" "$lua" tests/tools/rooms.lua core
 # shellcheck disable=SC2046
 have gcc && check "gcc -Wall -Wextra" compile_all gcc $(library_flags)
 # shellcheck disable=SC2046
