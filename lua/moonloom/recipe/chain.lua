@@ -86,8 +86,9 @@ local function check_named(owner, entry)
     local sampler = M.describe(name)
     if not sampler then
         local names = M.names()
-        arguments.refuse(owner, "there is no sampler '%s'%s (there are: %s)", name, suggest.sentence(name, names),
-            table.concat(names, ", "))
+        local near = suggest.sentence(name, names)
+        arguments.refuse(owner, "there is no sampler '%s'%s", name,
+            near ~= "" and near or "; there are " .. table.concat(names, ", "))
     end
     local checked = { [CHECKED] = {
         file = "samplers." .. name, value = sampler,

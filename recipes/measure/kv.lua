@@ -13,7 +13,7 @@ local M = {
     parameters = {
         { name = "measure", type = "boolean", default = false,
             doc = "read a text; what formats make of its pages, and how fast packed ones come back" },
-        { name = "file", type = "path", doc = "text for measure; default: moonloom's README.md" },
+        { name = "file", type = "path", doc = "text for measure; default: data/text.txt" },
         { name = "tokens", type = "integer", default = 1024, min = 128, doc = "tokens of it" },
         { name = "fill_random", type = "integer", min = 1, max = 2 ^ 24,
             doc = "for benchmarks: decode behind so many random tokens, which are not computed" },
@@ -134,7 +134,7 @@ end
 -- ---- what formats make of real pages
 
 local function read_ids(args, model)
-    local path = args.file or moonloom.home .. "/README.md"
+    local path = args.file or moonloom.home .. "/data/text.txt"
     local ids = model:tokenize(read_file(path, "the text", args.tokens * 16), { special = false })
     if #ids < 2 * PAGE then error(path .. " is too short: 128 tokens are needed", 0) end
     for i = #ids, args.tokens + 1, -1 do ids[i] = nil end

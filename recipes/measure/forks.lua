@@ -12,7 +12,7 @@ local M = {
     parameters = {
         { name = "tokens", type = "integer", default = 32768, min = 2, max = 2 ^ 24, doc = "length of the timeline" },
         { name = "positions", type = "integer", default = 100, min = 1, doc = "how many" },
-        { name = "file", type = "path", doc = "text of the timeline, over and over; default: moonloom's README.md" },
+        { name = "file", type = "path", doc = "text of the timeline, over and over; default: data/text.txt" },
         { name = "fill_random", type = "boolean", default = false,
             doc = "random tokens instead, which are not computed: no logits then" },
         { name = "seed", type = "integer", default = 1, doc = "of the positions" },
@@ -22,7 +22,7 @@ local M = {
 local STEP = 2048 -- tokens between two looks at the progress
 
 local function read_ids(args, model)
-    local path = args.file or moonloom.home .. "/README.md"
+    local path = args.file or moonloom.home .. "/data/text.txt"
     local found = model:tokenize(read_file(path, "the text"), { special = false })
     if #found == 0 then error(path .. " is empty", 0) end
     local ids = {}
