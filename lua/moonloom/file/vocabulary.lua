@@ -1,4 +1,5 @@
---- Vocabularies for the files that recipes/measure/synth.lua writes: read from a tiktoken file, or made up in the right sizes.
+--- Vocabularies for the files that recipes/measure/synth.lua writes: read from a tiktoken file, or made up in the right
+--- sizes.
 --
 -- A vocabulary is a table in the terms of GGUF's tokenizer keys: model, pre, tokens, types (1 normal, 2 unknown,
 -- 3 control, 6 byte), merges or scores, bos, eos, pad or unknown (ids from 0).
