@@ -93,8 +93,16 @@ local function rows(list, paint)
     return table.concat(out, "\n")
 end
 
+-- The comment that opens a file, as lines; nil if there is none.
+local function head_comment(path)
+    local lines, stop = split(read(path) or ""), 1
+    while lines[stop] and lines[stop]:find("^%-%-") do stop = stop + 1 end
+    return stop > 1 and reflow(comment_above(lines, stop)) or nil
+end
+
 local function help_recipe(recipe, paint)
     local out = { paint("strong", recipe.name) .. "   " .. (recipe.summary or "") }
+    for _, line in ipairs(recipe.path and head_comment(recipe.path) or {}) do out[#out + 1] = line end
     local list = catalogue.parameter_rows(recipe.parameters, pretty.show)
     if #list > 0 then out[#out + 1] = rows(list, paint) end
     list = catalogue.rows(recipe.name)
@@ -109,10 +117,8 @@ local function module_comment(value)
     for name, loaded in pairs(package.loaded) do
         if loaded == value and value ~= _G then
             local path = package.searchpath(name, package.path)
-            local lines = path and split(read(path) or "") or {}
-            local stop = 1
-            while lines[stop] and lines[stop]:find("^%-%-") do stop = stop + 1 end
-            if stop > 1 then return table.concat(reflow(comment_above(lines, stop)), "\n"), path end
+            local lines = path and head_comment(path)
+            if lines then return table.concat(lines, "\n"), path end
         end
     end
 end
@@ -133,6 +139,22 @@ local function help_table(value, name, paint)
     end
     if #list > 0 then out[#out + 1] = rows(list, paint) end
     return table.concat(out, "\n")
+end
+
+local FOLDERS = { "", "cache.", "recipe.", "chat.", "file.", "bench." }
+
+-- The head of a file of lua/moonloom, which is the manual of what it is about: of one thing or of many ("sessions").
+local function help_module(name, paint)
+    name = name:gsub("^moonloom%.", "")
+    for _, word in ipairs { name, (name:gsub("s$", "")) } do
+        for _, folder in ipairs(FOLDERS) do
+            local path = word:find("^[%w_.]+$") and package.searchpath("moonloom." .. folder .. word, package.path)
+            local lines = path and head_comment(path)
+            if lines then
+                return paint("strong", word) .. paint("dim", "   " .. short(path)) .. "\n" .. table.concat(lines, "\n")
+            end
+        end
+    end
 end
 
 -- The declaration of the C function `name` in the contract: first line of its comment, last line of itself.
@@ -215,10 +237,11 @@ end
 function M.about(name, paint)
     local known, value = environment.resolve(name)
     if known then return help_value(value, name, paint) end
-    local text = catalogue.about(name, { paint = paint, show = pretty.show, short = short,
-        rows = function(list) return rows(list, paint) end })
-    if text then return text end
-    text = help_declaration(name, paint) or help_definitions(name, paint)
+    local pages = { catalogue.about(name, { paint = paint, show = pretty.show, short = short,
+        rows = function(list) return rows(list, paint) end }) }
+    pages[#pages + 1] = help_module(name, paint)
+    if #pages > 0 then return table.concat(pages, "\n") end
+    local text = help_declaration(name, paint) or help_definitions(name, paint)
     if text then return text end
     if environment.summary(name) then return paint("strong", name) .. "   " .. environment.summary(name) end
     return nil, unknown(name)

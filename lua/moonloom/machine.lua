@@ -1,4 +1,13 @@
 --- The machine: threads, memory nodes, instruction sets, switches, and what can be measured of it.
+--
+-- Threads are the physical cores unless you say otherwise. No more threads are awake than there are processors for, and
+-- none spins for long; beside a process that computes all the time, whoever waits for a preempted thread sleeps, but
+-- cannot do its work. numa "spread" is for machines with several sockets: memory that is touched from then on is dealt
+-- out over all nodes, and the threads run on the nodes in turn. Use it with load "copy". It has only been run on a
+-- machine with one node.
+--
+-- print(session:stats()) and print(moonloom.memory()) say where the memory is, with high-water marks: weights, cache
+-- pages, activations, logits, scratch, sketches, the whole process. BENCHMARKS.md has what was measured.
 local ffi = require "ffi"
 local given = require "moonloom._core.expect"
 local memory = require "moonloom.cache.memory"

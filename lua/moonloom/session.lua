@@ -1,7 +1,7 @@
---- A session: one timeline of tokens in a model's cache. Rewind it, fork it, go on.
+--- A session: one timeline of tokens in a model's cache. Rewind it, fork it, save it, go on.
 --
 -- The cache is the truth: session.position tokens are in it, whatever was interrupted, and session:tokens() are those.
--- It is shared by the sessions of a model: one that begins like another starts where the two part.
+-- It is shared by the sessions of a model: one that begins like another starts where the two part: ?cache, ?saved.
 local caches = require "moonloom.cache.cache"
 local ffi = require "ffi"
 local given = require "moonloom._core.expect"

@@ -1,6 +1,31 @@
--- KV: what keys and values cost. The memory table of the model, with the arithmetic; with `measure` what rotation and
--- compression are worth on real pages, and how fast packed ones come back; with `fill_random` how a full cache decodes
--- under a policy (--kv).
+-- KV: what keys and values cost.
+--
+--     moonloom kv                                         the memory table of the model, with the arithmetic
+--     moonloom kv --measure                               what rotation and packing are worth on real pages, and how
+--                                                         fast packed pages come back
+--     moonloom kv --fill-random 100000 --kv max_context   how a full cache decodes under a policy; tokens are random
+--
+-- Keys and values lie in pages of 64 tokens of one layer, shared between sessions until they differ. A policy says what
+-- becomes of full pages; it may change between two tokens, and for what is there, too.
+--
+--     hot    bf16 (or f32): all that is written to                                   attention reads it in place
+--     warm   8 or 4 bits with a step and a zero for each token and head; keys rotated            in place
+--     cold   the bytes of either, split by place and packed with zstd, in memory      after unpacking
+--     disk   the same in a spill file                                                 after reading and unpacking
+--
+-- Cold bytes are packed where that saves 1/16 or more. A policy is given by name, file, bits or table:
+--
+--     generate{ kv = "balanced" }          moonloom --kv balanced          moonloom.kv "balanced"
+--     session = model:session{ kv = { bits = 8, hot_tokens = 1024 } }     a cache of its own; names share one
+--     session:policy "max_context"         from now on; session:policy() shows the fields in use
+--     session:levels()                     draws what lies where, layer by layer
+--     session:tree()                       draws all sessions of the cache and where they part
+--
+-- `policies` lists those there are, ?policy the fields of one. Prefixes under a policy are as the older session left
+-- them: so, unlike plain ones, not to the bit what reading the prompt again would give. What window layers hold behind
+-- their window is kept for branches, as much again as the full layers, so that none is ever computed again: `window` in
+-- a policy says where. What is above a budget (`memory`) goes to the spill file, which has no name and is gone with the
+-- session. `moonloom forks` goes back to random positions of a long timeline. Measured: BENCHMARKS.md.
 local columns = require "moonloom._core.columns"
 local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"

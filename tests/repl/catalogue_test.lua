@@ -66,6 +66,17 @@ describe("samplers and policies at the prompt", function()
         assert.truthy(prompt:answer("?temprature"):find("did you mean 'temperature'?", 1, true))
     end)
 
+    it("stand beside the heads of files, which are the manual of recipes and modules", function()
+        for name, words in pairs {
+            ["?kv"] = "Keys and values lie in pages of 64 tokens", ["?bench"] = "Decoding is bound by the bandwidth",
+            ["?saved"] = "moonloom.restore(", ["?sessions"] = "The cache is the truth", ["?cache"] = "the two part",
+            ["?moonloom.policy"] = "hot_tokens    the newest tokens that stay plain", ["?mine"] = "a sampler",
+        } do
+            local text = prompt:answer(name)
+            assert.truthy(text:find(words, 1, true), name .. ": " .. text)
+        end
+    end)
+
     it("are completed where a string names one, and their parameters", function()
         for typed, whole in pairs {
             ['generate{chain={"gre'] = 'generate{chain={"greedy"',

@@ -1,10 +1,20 @@
 --- Saved sessions: what session:save(path) wrote.
 --
---     session:save("story.session")
---     local saved = moonloom.saved("story.session")   -- no model is needed for this
+--     session = model:session():feed("Once upon a time")
+--     session:save("story.session")                   -- ids, text, keys and values: whole or not at all
+--     session = moonloom.restore("story.session")     -- goes on bit for bit, in any process that opens the same model
+--     local saved = moonloom.saved("story.session")   -- no model is needed for this (also: moonloom inspect FILE)
 --     print(saved)                                    -- what it is of, how large, how its text begins and ends
 --     saved.text, saved.tokens, saved:ids(), saved.name, saved.created ...
---     local session = moonloom.restore("story.session")
+--     moonloom.store("/var/tmp/moonloom")             -- or --kv-store DIR: keeps sessions when they end; see ?store
+--
+-- A saved session is one file of its own format (core/kv/file/saved.h): header, ids, text, policy, pages (split by
+-- bytes and packed with zstd), index and trailer, each with a checksum. Whatever is damaged is refused by name; where the ids
+-- are whole, moonloom.restore(path, { recompute = true }) computes the session again from them, which takes as long as
+-- reading it did and so is not done unasked. Killing a process while it saves leaves the old file or the new one.
+--
+-- A session larger than a budget of memory is restored all the same, its first pages going down while the last come in:
+-- moonloom.restore(path, { kv = "tiny_memory" }) takes memory and disk from that policy, bits from the file.
 local ffi = require "ffi"
 local json = require "moonloom.file.json"
 local ml = require "moonloom._core.ffi"
