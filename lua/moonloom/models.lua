@@ -3,9 +3,9 @@
 -- load "map" (the default) leaves the weights in the file: it opens at once, other processes share the pages, and the
 -- system may drop and read them again. Where the kernel can (6.18 on ext4 does), what is read from the disk that way
 -- lies in huge pages, for later processes too. A file that was just downloaded lies in small pages until it has left
--- the memory once (`dd if=FILE iflag=nocache count=0`); one that `moonloom synth` wrote does not. While the tokenizer is
--- made, a thread maps what is in memory in huge pages, and reads nothing; small pages are left to the first pass, which
--- maps them as fast.
+-- the memory once (`dd if=FILE iflag=nocache count=0`); one that `moonloom synth` wrote does not. While the tokenizer
+-- is made, a thread maps what is in memory in huge pages, and reads nothing; small pages are left to the first pass,
+-- which maps them as fast.
 --
 -- load "copy" moves the weights into huge pages and releases the file's pages as it goes, so there is never a second
 -- copy; it takes as long as reading the file. It pays for a process that stays, alone on its machine.

@@ -5,8 +5,8 @@
 -- least recently used go first; 0 turns it off, model:session{ prefixes = false } does for one). session.adopted counts
 -- such tokens. They are taken only from whole forward passes with the same kernels, so with plain pages the result is
 -- that of reading the prompt again, to the bit (on a matrix unit: see ml_precision_set). With a store the same holds
--- for later processes (?store). Under a budget of memory, kept prefixes go to the spill file before they are forgotten, the
--- least recently used first.
+-- for later processes (?store). Under a budget of memory, kept prefixes go to the spill file before they are forgotten,
+-- the least recently used first.
 --
 -- A cache counts its users: sessions, and the model while it holds the cache. Finalizers end them through drop(), at a
 -- moment when nothing runs on the cache.

@@ -9,9 +9,10 @@
 --     moonloom.store("/var/tmp/moonloom")             -- or --kv-store DIR: keeps sessions when they end; see ?store
 --
 -- A saved session is one file of its own format (core/kv/file/saved.h): header, ids, text, policy, pages (split by
--- bytes and packed with zstd), index and trailer, each with a checksum. Whatever is damaged is refused by name; where the ids
--- are whole, moonloom.restore(path, { recompute = true }) computes the session again from them, which takes as long as
--- reading it did and so is not done unasked. Killing a process while it saves leaves the old file or the new one.
+-- bytes and packed with zstd), index and trailer, each with a checksum. Whatever is damaged is refused by name; where
+-- the ids are whole, moonloom.restore(path, { recompute = true }) computes the session again from them, which takes as
+-- long as reading it did and so is not done unasked. Killing a process while it saves leaves the old file or the new
+-- one.
 --
 -- A session larger than a budget of memory is restored all the same, its first pages going down while the last come in:
 -- moonloom.restore(path, { kv = "tiny_memory" }) takes memory and disk from that policy, bits from the file.
