@@ -324,14 +324,14 @@ function Pool:cancel(i)
     request.cancelled = not request.done
 end
 
---- Goes on with all generations that were stopped by Ctrl-C or an error, with other parameters if given. Returns all
---- values.
+--- Goes on with all requests that were stopped by Ctrl-C or an error: with a generation where it was stopped, and with
+--- other parameters if given; from the beginning where there is none. Returns all values.
 function Pool:resume(changes)
     for i, request in ipairs(self.requests) do
         local value = self.values[i]
-        local stopped = type(value) == "table" and (value.stop == "interrupted" or value.stop == "error")
-        if stopped and value.resume then
-            request.done, request.f, request.arguments = nil, value.resume, { value, changes }
+        if type(value) == "table" and (value.stop == "interrupted" or value.stop == "error") then
+            request.done = nil
+            if value.resume then request.f, request.arguments = value.resume, { value, changes } end
         end
     end
     return self:run()

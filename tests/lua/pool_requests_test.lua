@@ -129,6 +129,9 @@ describe("a pool", function()
         broken = false
         assert.same(generate({ prompt = "Once upon a time", seed = 3, max_tokens = 20 }).ids, g:resume().ids)
         assert.equal("early", tostring(values[early]))
+        pool:resume() -- what has no generation begins anew, and is as broken as before
+        assert.equal("early", tostring(values[early]))
+        assert.equal("length", values[at].stop)
         assert.same({ stop = "error", problem = "no generation" }, values[other]:json())
         assert.truthy(values[other].trace)
         assert.truthy(values[token].problem:find("99999", 1, true), values[token].problem)
