@@ -718,10 +718,10 @@ const char *ml_tuning_meaning(int i);
 /* 1 if the switch of that name is on, 0 if off; ML_E_ARGUMENT for an unknown name. */
 int ml_tuning_get(const char *name);
 /* Switches it off (on = 0) or on. To be called between passes. Results stay within what instruction sets may differ by
- * (2e-3 a logit of tiny-gpt-oss, keys and values in f32), but for what a matrix unit rounds to bf16: "whole" and, of
- * other dtypes, "columns" change f32 sums, "whole" the rounding of activations; "matrix", and "flash" on a matrix unit,
- * what is bf16; the others change no bit. "huge" is about memory that is asked for from then on. ML_E_ARGUMENT for an
- * unknown name. */
+ * (2e-3 a logit of tiny-gpt-oss, keys and values in f32), but for what a matrix unit rounds to bf16: "integers" and, of
+ * other dtypes, "columns" change f32 sums, "integers" the rounding of activations; "matrix", and "flash" on a matrix
+ * unit, what is bf16; the others change no bit. "huge" is about memory that is asked for from then on. ML_E_ARGUMENT
+ * for an unknown name. */
 int ml_tuning_set(const char *name, int on);
 
 /* ---- laboratory: pages of the cache, measured ------------------------------------------------- */

@@ -10,9 +10,9 @@ atomic_uint ml_tuning_off;
 static const struct {
     const char *name, *meaning;
 } switches[ML_TUNING_LIMIT] = {
-    [ML_TUNING_WHOLE] = {"whole",
-                         "MXFP4 and Q8_0 are multiplied in whole numbers (int16); off: in f32, many columns by "
-                         "OpenBLAS"},
+    [ML_TUNING_INTEGER] = {"integers",
+                           "MXFP4 and Q8_0 are multiplied in integers (int16); off: in f32, many columns by "
+                           "OpenBLAS"},
     [ML_TUNING_COLUMNS] = {"columns",
                            "columns that the same weights serve share what is read and unpacked; off: one by "
                            "one, but on a matrix unit"},

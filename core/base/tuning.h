@@ -6,7 +6,7 @@
 
 /* In the order of the table in tuning.c, which says what each of them is. */
 enum {
-    ML_TUNING_WHOLE = 0,
+    ML_TUNING_INTEGER = 0,
     ML_TUNING_COLUMNS,
     ML_TUNING_MATRIX,
     ML_TUNING_FUSED,

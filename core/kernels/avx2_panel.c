@@ -237,8 +237,8 @@ static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, 
 
 void ml_kernels_avx2_panel(ml_kernels *table) {
     fill(table);
-    table->whole_dot[ML_MXFP4] = dot_mxfp4;
-    table->whole_dot[ML_Q8_0] = dot_q8_0;
+    table->integer_dot[ML_MXFP4] = dot_mxfp4;
+    table->integer_dot[ML_Q8_0] = dot_q8_0;
 }
 #else
 /* Nothing here for other processors. */

@@ -79,11 +79,11 @@ static inline sums8 zero8(void) {
 static inline sums4 zero4(void) {
     return i_zero();
 }
-static inline sums8 add8(sums8 s, codes8 c, ml_whole_row row) {
-    s = _mm256_add_epi32(s, _mm256_madd_epi16(c.first, four_bytes(row.whole)));
-    return _mm256_add_epi32(s, _mm256_madd_epi16(c.second, four_bytes(row.whole + 2)));
+static inline sums8 add8(sums8 s, codes8 c, ml_integer_row row) {
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(c.first, four_bytes(row.integers)));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(c.second, four_bytes(row.integers + 2)));
 }
-static inline sums4 add4(sums4 s, codes4 c, ml_whole_row row) {
+static inline sums4 add4(sums4 s, codes4 c, ml_integer_row row) {
     const vi pairs = _mm256_add_epi16(_mm256_maddubs_epi16(c.low, four_bytes(row.high)),
                                       _mm256_maddubs_epi16(c.high, four_bytes(row.high + 4)));
     return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -95,13 +95,13 @@ static inline vi total4(sums4 s) {
     return s;
 }
 
-static inline vf whole_store(vf v, int bits, ml_whole_row row) {
+static inline vf integer_store(vf v, int bits, ml_integer_row row) {
     const vi x = _mm256_cvtps_epi32(v);
     const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     if (bits == 4) {
         _mm_storel_epi64((void *)row.high, _mm_packs_epi16(narrow, narrow));
     } else {
-        _mm_storeu_si128((void *)row.whole, narrow);
+        _mm_storeu_si128((void *)row.integers, narrow);
     }
     return to_float(x);
 }

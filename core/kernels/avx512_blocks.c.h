@@ -144,8 +144,8 @@ typedef struct block_copy {
     uint8_t bytes[W * sizeof(ml_block_q8_0)];
 } block_copy;
 
-static ALWAYS_INLINE void whole_rows(int64_t rows, int64_t bytes, block_copy *copy, const uint8_t **at,
-                                     int64_t *stride) {
+static ALWAYS_INLINE void full_rows(int64_t rows, int64_t bytes, block_copy *copy, const uint8_t **at,
+                                    int64_t *stride) {
     if (rows >= W) return;
     for (int64_t r = 0; r < W; r++) {
         memcpy(copy->bytes + r * bytes, *at + (r < rows ? r : rows - 1) * *stride, (size_t)bytes);

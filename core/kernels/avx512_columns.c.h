@@ -14,7 +14,7 @@ static ALWAYS_INLINE void add_columns(const quads first[SETS], const quads secon
                                       int which, const uint8_t *columns, int64_t count, int64_t k, int64_t b,
                                       __m512 sum[][SETS]) {
     const __m512i zero = _mm512_setzero_si512();
-    const int64_t step = ml_whole_bytes(k);
+    const int64_t step = ml_integer_bytes(k);
 #pragma GCC unroll 1
     for (int64_t c = 0; c < count; c++) {
         const uint8_t *column = columns + c * step, *x = column + bytes_at(k) + block_bytes_at(b);

@@ -86,7 +86,7 @@ static ALWAYS_INLINE void unpack_tile(const format f, const uint8_t *w, int64_t 
             const int64_t first = half < rows ? half : rows - 1;
             const uint8_t *at = w + first * stride + b * f.bytes;
             int64_t step = stride;
-            whole_rows(rows - first, f.bytes, &copy, &at, &step);
+            full_rows(rows - first, f.bytes, &copy, &at, &step);
             f.pairs(at, step, tile + half * 2);
             _mm512_store_ps(tile_scales + half, f.scales(at, step));
         }
@@ -204,23 +204,23 @@ static ALWAYS_INLINE int32_t block_sum(const uint8_t *column, int64_t k, int whi
     return sum;
 }
 
-/* Adds whole numbers of block b of 16 rows and a column to `sum`. */
-static ALWAYS_INLINE __m512 add_block(__m512 sum, __m512i whole, __m512 scales, const uint8_t *column, int64_t k,
+/* Adds integers of block b of 16 rows and a column to `sum`. */
+static ALWAYS_INLINE __m512 add_block(__m512 sum, __m512i integers, __m512 scales, const uint8_t *column, int64_t k,
                                       int64_t b) {
     float x_scale;
     memcpy(&x_scale, column + k * 2 + b * 4, sizeof x_scale);
-    return f_add_scaled(sum, whole, _mm512_mul_ps(scales, _mm512_set1_ps(x_scale)));
+    return f_add_scaled(sum, integers, _mm512_mul_ps(scales, _mm512_set1_ps(x_scale)));
 }
 
 /* Adds block b of 16 rows, one 32-bit lane each, and `count` columns to the sums. */
 static ALWAYS_INLINE void dot_lanes_columns(const quads *first, const quads *second, __m512 scales, int which,
                                             const uint8_t *columns, int64_t count, int64_t k, int64_t b, __m512 sum[]) {
-    const int64_t step = ml_whole_bytes(k);
+    const int64_t step = ml_integer_bytes(k);
 #pragma GCC unroll 4
     for (int64_t c = 0; c < count; c++) {
         const uint8_t *column = columns + c * step, *x = column + bytes_at(k) + block_bytes_at(b);
-        const __m512i whole = dot_lanes(first, second, x, block_sum(column, k, which, b));
-        sum[c] = add_block(sum[c], whole, scales, column, k, b);
+        const __m512i integers = dot_lanes(first, second, x, block_sum(column, k, which, b));
+        sum[c] = add_block(sum[c], integers, scales, column, k, b);
     }
 }
 
@@ -234,7 +234,7 @@ static ALWAYS_INLINE void dot_blocks(const format f, int64_t count, const uint8_
         const uint8_t *at = w + b * f.bytes;
         int64_t ld = stride;
         quads first, second;
-        whole_rows(rows, f.bytes, &copy, &at, &ld);
+        full_rows(rows, f.bytes, &copy, &at, &ld);
         for (int64_t o = 0; o < W * f.bytes; o += 64) __builtin_prefetch(ahead + o, 0, 3);
         f.raised(at, ld, &first, &second);
         const __m512 scales = f.scales(at, ld);
@@ -295,11 +295,11 @@ static __m256 dot_eight(const uint8_t *w, int64_t stride, int64_t k, const uint8
     for (int64_t b = 0; b < k / BLOCK; b++, w += BYTES, ahead += EIGHT * BYTES) {
         for (int64_t o = 0; o < EIGHT * BYTES; o += 64) __builtin_prefetch(ahead + o, 0, 3);
         const __m256i dots = eight_dots(w, stride, column + bytes_at(k) + block_bytes_at(b));
-        const __m256i whole = _mm256_add_epi32(dots, _mm256_set1_epi32(block_sum(column, k, q8_0.sums, b)));
+        const __m256i integers = _mm256_add_epi32(dots, _mm256_set1_epi32(block_sum(column, k, q8_0.sums, b)));
         float x_scale;
         memcpy(&x_scale, column + k * 2 + b * 4, sizeof x_scale);
         const __m256 scale = _mm256_mul_ps(eight_scales(w, stride), _mm256_set1_ps(x_scale));
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), scale, sum);
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(integers), scale, sum);
     }
     return sum;
 }
@@ -338,7 +338,7 @@ static void dot_q8_0(const uint8_t *w, int64_t stride, int64_t rows, int64_t k, 
 /* 32 rows at a time; of fewer, SOME columns. */
 static ALWAYS_INLINE void multiply_few(const format f, const uint8_t *w, int64_t stride, int64_t rows, int64_t k,
                                        const uint8_t *columns, int64_t count, float *y, int64_t ldy) {
-    const int64_t step = ml_whole_bytes(k);
+    const int64_t step = ml_integer_bytes(k);
     for (; count > SOME && rows >= TILE; rows -= TILE, w += TILE * stride, y += TILE) {
         if (f.bytes == mxfp4.bytes && vbmi) {
             multiply_fours(w, stride, k, columns, count, y, ldy);
@@ -355,7 +355,7 @@ static ALWAYS_INLINE void multiply_few(const format f, const uint8_t *w, int64_t
 static void multiply_any(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
                          int64_t count, float *y, int64_t ldy, void *scratch) {
     if (count > FEW) {
-        whole_multiply(dtype, w, stride, rows, k, columns, count, y, ldy, scratch);
+        integer_multiply(dtype, w, stride, rows, k, columns, count, y, ldy, scratch);
     } else if (dtype == ML_MXFP4) {
         multiply_few(mxfp4, w, stride, rows, k, columns, count, y, ldy);
     } else {
@@ -366,10 +366,10 @@ static void multiply_any(int dtype, const uint8_t *w, int64_t stride, int64_t ro
 void ml_kernels_avx512_panel(ml_kernels *table) {
     fill(table);
     vbmi = ml_cpu_get()->vbmi;
-    table->whole_quantize = quantize_and_split;
-    table->whole_dot[ML_MXFP4] = dot_mxfp4;
-    table->whole_dot[ML_Q8_0] = dot_q8_0;
-    table->whole_multiply = multiply_any;
+    table->integer_quantize = quantize_and_split;
+    table->integer_dot[ML_MXFP4] = dot_mxfp4;
+    table->integer_dot[ML_Q8_0] = dot_q8_0;
+    table->integer_multiply = multiply_any;
 }
 #else
 /* Nothing here for other processors. */

@@ -1,5 +1,5 @@
 /* Attention to quantised pages with AVX-512 VNNI (vpdpbusd: bytes without a sign times bytes with one, four at a time).
- * A whole number of 16 bits is multiplied as its high and its low byte. */
+ * An integer of 16 bits is multiplied as its high and its low byte. */
 #if defined(__x86_64__)
 #include "kernels/avx512_bytes.c.h"
 #include "kernels/avx512_lanes.c.h"
@@ -56,7 +56,7 @@ static inline codes4 load4(const uint8_t *p) {
     const vi both = _mm512_loadu_si512(p), nibble = _mm512_set1_epi8(15);
     return (codes4){_mm512_and_si512(both, nibble), _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble)};
 }
-/* sum + codes times the four whole numbers at p. Not the intrinsic: of many sums in a loop, gcc 12 moves every one to
+/* sum + codes times the four integers at p. Not the intrinsic: of many sums in a loop, gcc 12 moves every one to
  * another register each time, until some end up in memory. */
 static inline vi dot_four(vi sum, vi codes, const int8_t *p) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*(const int8_t(*)[4])p));
@@ -69,10 +69,10 @@ static inline sums8 zero8(void) {
 static inline sums4 zero4(void) {
     return i_zero();
 }
-static inline sums8 add8(sums8 s, codes8 c, ml_whole_row row) {
+static inline sums8 add8(sums8 s, codes8 c, ml_integer_row row) {
     return (sums8){dot_four(s.high, c.all, row.high), dot_four(s.low, c.all, row.low)};
 }
-static inline sums4 add4(sums4 s, codes4 c, ml_whole_row row) {
+static inline sums4 add4(sums4 s, codes4 c, ml_integer_row row) {
     return dot_four(dot_four(s, c.low, row.high), c.high, row.high + 4);
 }
 static inline vi total8(sums8 s) {
@@ -82,7 +82,7 @@ static inline vi total4(sums4 s) {
     return s;
 }
 
-static inline vf whole_store(vf v, int bits, ml_whole_row row) {
+static inline vf integer_store(vf v, int bits, ml_integer_row row) {
     const vi x = _mm512_cvtps_epi32(v), top = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
     _mm_storeu_si128((void *)row.high, _mm512_cvtepi32_epi8(bits == 4 ? x : top));
     if (bits == 8) _mm_storeu_si128((void *)row.low, _mm512_cvtepi32_epi8(x)); /* the low byte of x - 256 top */

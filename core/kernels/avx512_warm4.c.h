@@ -15,7 +15,7 @@ typedef struct warm_lanes {
 
 typedef struct warm_room {
     _Alignas(64) float score[MANY * PAGE]; /* and log2 of the steps of values */
-    _Alignas(64) int8_t row[MANY * PAGE];  /* weights times steps in whole numbers */
+    _Alignas(64) int8_t row[MANY * PAGE];  /* weights times steps in integers */
     _Alignas(64) int32_t start[W];         /* of the sums of keys: what the middle code adds, taken out */
     warm_lanes scale, ratio, base;         /* of scores */
 } warm_room;
@@ -84,7 +84,7 @@ static ALWAYS_INLINE void open_steps(const warm_side *side, warm_steps *out) {
     }
 }
 
-/* Lanes [at, at + vectors W): adds to `sum` the products of elements [i, i + 8) with `queries` rows of whole numbers,
+/* Lanes [at, at + vectors W): adds to `sum` the products of elements [i, i + 8) with `queries` rows of integers,
  * `step` bytes apart. Of the lines those from `ask` to `asked` are asked for, too, where
  * they lie in what comes next. */
 static ALWAYS_INLINE void add_codes(const int8_t *x, int64_t step, const int queries, warm_codes codes, int64_t lanes,
@@ -138,7 +138,7 @@ static ALWAYS_INLINE void open_queries(const ml_attend *work, const uint8_t *fir
         const vi mean = _mm512_maskz_loadu_epi16(lanes, means + i);
 #pragma GCC unroll 8
         for (int q = 0; q < queries; q++) {
-            const vi x = _mm512_maskz_loadu_epi16(lanes, ml_query_row(first + q * bytes, dim).whole + i);
+            const vi x = _mm512_maskz_loadu_epi16(lanes, ml_query_row(first + q * bytes, dim).integers + i);
             dots[q] = _mm512_add_ps(dots[q], to_float(_mm512_madd_epi16(x, mean)));
         }
     }
@@ -146,15 +146,15 @@ static ALWAYS_INLINE void open_queries(const ml_attend *work, const uint8_t *fir
     const vi one = _mm512_set1_epi32(1), three = _mm512_set1_epi32(3);
     const vf scale = _mm512_permutex2var_ps(heads[0], place, heads[1]) * unit * v_set(256.0f);
     const vf sum = _mm512_permutex2var_ps(heads[0], _mm512_add_epi32(place, one), heads[1]) * unit;
-    const vf whole = _mm512_permutex2var_ps(heads[0], _mm512_add_epi32(place, three), heads[1]);
-    i_store(room->start, _mm512_sub_epi32(i_zero(), _mm512_slli_epi32(_mm512_castps_si512(whole), 3)));
+    const vf integers = _mm512_permutex2var_ps(heads[0], _mm512_add_epi32(place, three), heads[1]);
+    i_store(room->start, _mm512_sub_epi32(i_zero(), _mm512_slli_epi32(_mm512_castps_si512(integers), 3)));
     const __mmask16 some = _mm512_cmp_ps_mask(scale, v_set(0), _CMP_GT_OQ);
     v_store(room->scale.of, scale);
     v_store(room->ratio.of, _mm512_maskz_div_ps(some, sum, scale));
     v_store(room->base.of, v_join(dots, 0) * v_set(1.0f / 256));
 }
 
-/* Scores of a query of a group to weights in whole numbers. */
+/* Scores of a query of a group to weights in integers. */
 static ALWAYS_INLINE void weigh_query(const warm_steps *values, int q, warm_room *room, warm_group *group) {
     const int at = (group->at + q) * PAGE;
     const vf top = one_lane(&group->top, q);
@@ -162,16 +162,16 @@ static ALWAYS_INLINE void weigh_query(const warm_steps *values, int q, warm_room
     vi half[2];
 #pragma GCC unroll 2
     for (int pair = 0; pair < 2; pair++) {
-        vi whole[2];
+        vi integers[2];
 #pragma GCC unroll 2
         for (int v = 0; v < 2; v++) {
             const int t = (2 * pair + v) * W;
             const vf p = v_exp2_rough(v_load(room->score + at + t) - top);
             total = v_fma(p, v_load(values->inverse + t), total);
             shared = v_fma(p, v_load(values->zeros + t), shared);
-            whole[v] = _mm512_cvtps_epi32(p);
+            integers[v] = _mm512_cvtps_epi32(p);
         }
-        half[pair] = _mm512_packs_epi32(whole[0], whole[1]);
+        half[pair] = _mm512_packs_epi32(integers[0], integers[1]);
     }
     const vi order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const vi row = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(half[0], half[1]));
@@ -182,10 +182,10 @@ static ALWAYS_INLINE void weigh_query(const warm_steps *values, int q, warm_room
 }
 
 /* Scores of `queries` queries from `at` on; meanwhile the weights of a group, unless that is NULL. */
-static ALWAYS_INLINE void score_keys(const uint8_t *whole, int64_t dim, int at, const int queries, const int ask,
+static ALWAYS_INLINE void score_keys(const uint8_t *integers, int64_t dim, int at, const int queries, const int ask,
                                      const int asked, const warm_page *page, warm_room *room, warm_group *group) {
     const int64_t bytes = ml_query_bytes(dim);
-    const int8_t *x = ml_query_row(whole + at * bytes, dim).high;
+    const int8_t *x = ml_query_row(integers + at * bytes, dim).high;
     vi sum[GROUP][WIDE];
 #pragma GCC unroll 4
     for (int q = 0; q < queries; q++) {
@@ -295,15 +295,15 @@ static ALWAYS_INLINE void add_rest(const ml_attend *work, int64_t first, const i
 /* Two groups from query `first` on; head_dim has as many lanes as are worked on at once. */
 static void attend_eight(const ml_attend *work, int64_t first, int64_t from, int64_t to, const warm_page *page) {
     const int64_t dim = work->head_dim, last = first + GROUP;
-    const uint8_t *whole = work->whole + first * ml_query_bytes(dim);
+    const uint8_t *integers = work->integers + first * ml_query_bytes(dim);
     warm_room room;
     warm_group a, b;
     a.at = 0;
     b.at = GROUP;
-    open_queries(work, whole, 2 * GROUP, page->keys.means, &room);
-    score_keys(whole, dim, 0, GROUP, 0, 2, page, &room, NULL);
+    open_queries(work, integers, 2 * GROUP, page->keys.means, &room);
+    score_keys(integers, dim, 0, GROUP, 0, 2, page, &room, NULL);
     set_tops(from, to, GROUP, &room, &a);
-    score_keys(whole, dim, GROUP, GROUP, 2, 4, page, &room, &a);
+    score_keys(integers, dim, GROUP, GROUP, 2, 4, page, &room, &a);
     find_factors(work, first, GROUP, &a);
     set_tops(from, to, GROUP, &room, &b);
     add_lanes(work, first, GROUP, 0, WIDE, 0, 2, page, &room, &a, &b);
@@ -316,12 +316,12 @@ static void attend_eight(const ml_attend *work, int64_t first, int64_t from, int
 /* One group. */
 static ALWAYS_INLINE void attend_group(const ml_attend *work, int64_t first, const int queries, int64_t from,
                                        int64_t to, const warm_page *page) {
-    const uint8_t *whole = work->whole + first * ml_query_bytes(work->head_dim);
+    const uint8_t *integers = work->integers + first * ml_query_bytes(work->head_dim);
     warm_room room;
     warm_group group;
     group.at = 0;
-    open_queries(work, whole, queries, page->keys.means, &room);
-    score_keys(whole, work->head_dim, 0, queries, 0, WIDE, page, &room, NULL);
+    open_queries(work, integers, queries, page->keys.means, &room);
+    score_keys(integers, work->head_dim, 0, queries, 0, WIDE, page, &room, NULL);
     set_tops(from, to, queries, &room, &group);
     for (int q = 0; q < queries; q++) weigh_query(&page->steps, q, &room, &group);
     find_factors(work, first, queries, &group);

@@ -15,7 +15,7 @@ static struct {
     void (*fill)(ml_kernels *table);
     int hidden;            /* for tests: "auto" passes over it */
     int promised;          /* by the CPU and the system; only then is `table` filled and used */
-    char in_floats[2][24]; /* names of its numbers without products in whole numbers; [1]: under precision "exact" */
+    char in_floats[2][24]; /* names of its numbers without products in integers; [1]: under precision "exact" */
     ml_kernels table;
 } sets[] = {
     {.name = "scalar", .fill = ml_kernels_scalar},
@@ -111,7 +111,7 @@ int ml_kernels_exact(void) {
 const char *ml_kernels_numbers(void) {
     const ml_kernels *kernels = ml_kernels_get();
     const int tiles_exact = exact && kernels->tile_multiply;
-    for (int i = 0; i < SETS && kernels->whole_quantize && !ml_tuned(ML_TUNING_WHOLE); i++) {
+    for (int i = 0; i < SETS && kernels->integer_quantize && !ml_tuned(ML_TUNING_INTEGER); i++) {
         if (kernels == &sets[i].table) return sets[i].in_floats[tiles_exact];
     }
     return tiles_exact ? "amx-exact" : kernels->isa;

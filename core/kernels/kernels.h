@@ -9,7 +9,7 @@ const ml_kernels *ml_kernels_get(void);
 /* 1 under precision "exact" (ml_precision_set). */
 int ml_kernels_exact(void);
 /* The same pointer as long as instruction set, precision and ml_tuning_set give the same numbers: the name of the set,
- * or "amx-exact"; and with "-f32" where products in whole numbers are switched off. */
+ * or "amx-exact"; and with "-f32" where products in integers are switched off. */
 const char *ml_kernels_numbers(void);
 /* ML_E_UNSUPPORTED, with the sentence, if MOONLOOM_ISA asks for what this CPU or build has not: the first call that
  * can fail and will compute (ml_model_create, tensor products) asks here, so that nothing runs on another set than the

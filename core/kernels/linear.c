@@ -8,7 +8,7 @@
 size_t ml_linear_scratch(int64_t cols) {
     const size_t dense = (size_t)cols * ML_LINEAR_PANEL * sizeof(float);
     const size_t most =
-        (int)ML_WHOLE_SCRATCH > (int)ML_TILE_SCRATCH ? (size_t)ML_WHOLE_SCRATCH : (size_t)ML_TILE_SCRATCH;
+        (int)ML_INTEGER_SCRATCH > (int)ML_TILE_SCRATCH ? (size_t)ML_INTEGER_SCRATCH : (size_t)ML_TILE_SCRATCH;
     return dense > most ? dense : most;
 }
 
@@ -25,9 +25,9 @@ static int tiled(int64_t columns) {
     return columns >= ML_TILE_COLUMNS && ml_kernels_get()->tile_multiply;
 }
 
-/* Others in whole numbers, where the dtype has them. */
-static int in_whole_numbers(int64_t columns) {
-    return !tiled(columns) && ml_tuned(ML_TUNING_WHOLE);
+/* Others in integers, where the dtype has them. */
+static int in_integers(int64_t columns) {
+    return !tiled(columns) && ml_tuned(ML_TUNING_INTEGER);
 }
 
 static void prepare_run(void *arg, int64_t begin, int64_t end, int thread) {
@@ -37,30 +37,30 @@ static void prepare_run(void *arg, int64_t begin, int64_t end, int thread) {
     const int32_t *part = t->parts;
     for (int64_t c = begin; c < end; c++) {
         const float *x = t->in->x + c * t->in->ld;
-        uint8_t *column = t->in->whole + c * ml_whole_bytes(t->k);
+        uint8_t *column = t->in->integers + c * ml_integer_bytes(t->k);
         while (part && part[1] <= c) part++;
         const int64_t together = part ? part[1] - part[0] : t->in->columns;
         if (tiled(together)) {
             kernels->tile_prepare(x, t->k, ml_kernels_exact(), column);
-        } else if (in_whole_numbers(together)) {
-            kernels->whole_quantize(x, t->k, column);
+        } else if (in_integers(together)) {
+            kernels->integer_quantize(x, t->k, column);
         }
     }
 }
 
-void ml_input_prepare(ml_input *in, int64_t k, const int32_t *parts, uint8_t *whole) {
-    in->whole = NULL;
+void ml_input_prepare(ml_input *in, int64_t k, const int32_t *parts, uint8_t *integers) {
+    in->integers = NULL;
     const ml_kernels *kernels = ml_kernels_get();
-    if (k % ML_WHOLE_BLOCK != 0 || !kernels->whole_quantize) return;
-    if (!kernels->tile_multiply && !ml_tuned(ML_TUNING_WHOLE)) return;
-    in->whole = whole;
+    if (k % ML_INTEGER_BLOCK != 0 || !kernels->integer_quantize) return;
+    if (!kernels->tile_multiply && !ml_tuned(ML_TUNING_INTEGER)) return;
+    in->integers = integers;
     prepare_task task = {in, k, parts};
     ml_parallel(in->ld ? in->columns : 1, 2, prepare_run, &task);
 }
 
 ml_input ml_input_part(const ml_input *in, int64_t k, int64_t first, int64_t columns) {
-    uint8_t *whole = in->whole ? in->whole + (in->ld ? first * ml_whole_bytes(k) : 0) : NULL;
-    return (ml_input){in->x + first * in->ld, in->ld, columns, whole};
+    uint8_t *integers = in->integers ? in->integers + (in->ld ? first * ml_integer_bytes(k) : 0) : NULL;
+    return (ml_input){in->x + first * in->ld, in->ld, columns, integers};
 }
 
 /* ---- product ---- */
@@ -85,37 +85,37 @@ static void dot_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml
     }
 }
 
-/* Both in whole numbers: the numbers of a column do not depend on how many columns there are. */
-static void whole_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy,
-                          void *scratch) {
+/* Both in integers: the numbers of a column do not depend on how many columns there are. */
+static void integer_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy,
+                            void *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
     const uint8_t *rows = w->data + begin * w->stride;
     if (in->columns > 1 && ml_tuned(ML_TUNING_COLUMNS)) {
-        kernels->whole_multiply(w->dtype, rows, w->stride, end - begin, w->cols, in->whole, in->columns, y + begin, ldy,
-                                scratch);
+        kernels->integer_multiply(w->dtype, rows, w->stride, end - begin, w->cols, in->integers, in->columns, y + begin,
+                                  ldy, scratch);
         return;
     }
     for (int64_t c = 0; c < in->columns; c++) {
-        kernels->whole_dot[w->dtype](rows, w->stride, end - begin, w->cols, in->whole + c * ml_whole_bytes(w->cols),
-                                     y + c * ldy + begin);
+        kernels->integer_dot[w->dtype](rows, w->stride, end - begin, w->cols,
+                                       in->integers + c * ml_integer_bytes(w->cols), y + c * ldy + begin);
     }
 }
 
 /* These columns of these weights. */
 static int on_matrix_unit(const ml_matrix *w, const ml_input *in) {
-    return in->whole && w->dtype != ML_F32 && tiled(in->columns);
+    return in->integers && w->dtype != ML_F32 && tiled(in->columns);
 }
 
 static void tile_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy,
                          void *scratch) {
-    ml_kernels_get()->tile_multiply(w->dtype, w->data + begin * w->stride, w->stride, end - begin, w->cols, in->whole,
-                                    in->columns, ml_kernels_exact(), y + begin, ldy, scratch);
+    ml_kernels_get()->tile_multiply(w->dtype, w->data + begin * w->stride, w->stride, end - begin, w->cols,
+                                    in->integers, in->columns, ml_kernels_exact(), y + begin, ldy, scratch);
 }
 
 int ml_linear_way(const ml_matrix *w, const ml_input *in) {
     const ml_kernels *kernels = ml_kernels_get();
     if (on_matrix_unit(w, in)) return ML_LINEAR_TILES;
-    if (in->whole && in_whole_numbers(in->columns) && kernels->whole_dot[w->dtype]) return ML_LINEAR_WHOLE;
+    if (in->integers && in_integers(in->columns) && kernels->integer_dot[w->dtype]) return ML_LINEAR_INTEGER;
     const int dots = in->columns <= kernels->few_columns || !ml_tuned(ML_TUNING_COLUMNS);
     return dots || ml_dtype_block(w->dtype) == 1 ? ML_LINEAR_DOTS : ML_LINEAR_DENSE;
 }
@@ -132,8 +132,8 @@ void ml_linear_rows(const ml_matrix *w, int64_t begin, int64_t end, const float 
         case ML_LINEAR_TILES:
             tile_columns(w, r, last, in, y, ldy, scratch);
             break;
-        case ML_LINEAR_WHOLE:
-            whole_columns(w, r, last, in, y, ldy, scratch);
+        case ML_LINEAR_INTEGER:
+            integer_columns(w, r, last, in, y, ldy, scratch);
             break;
         case ML_LINEAR_DOTS:
             dot_columns(w, r, last, in, y, ldy);

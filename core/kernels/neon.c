@@ -85,7 +85,7 @@ static void unpack_q8_0(const uint8_t *block, int part, const float *scales, vf 
     signed_bytes(vld1q_s8(qs + 16), d, w + 4);
 }
 
-/* Twice the values of e2m1 codes, which are whole numbers, times half of the scale: exact. */
+/* Twice the values of e2m1 codes, which are integers, times half of the scale: exact. */
 static void unpack_mxfp4(const uint8_t *block, int part, const float *scales, vf *w) {
     static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     (void)part, (void)scales;

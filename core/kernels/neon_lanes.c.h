@@ -125,7 +125,7 @@ static inline vf to_float(vi v) {
 static inline float first_lane(vf v) {
     return vgetq_lane_f32(v, 0);
 }
-/* Two products fit an int32, as of whole numbers none is -32768. */
+/* Two products fit an int32, as of integers none is -32768. */
 static inline vf word_dots(const int16_t *a, const int16_t *b, int64_t n) {
     vf sum = v_set(0);
     for (int64_t i = 0; i < n; i += 8) {

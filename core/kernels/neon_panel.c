@@ -18,7 +18,7 @@
 
 enum {
     W = 4, /* rows that a vector of sums holds */
-    BLOCK = ML_WHOLE_BLOCK,
+    BLOCK = ML_INTEGER_BLOCK,
     QUADS = BLOCK / 4,
     TILE = 2 * W,             /* rows that are unpacked together */
     COLUMNS = 4,              /* of a micro tile: 8 sums in int32, 8 in f32, and operands fit the 32 registers */
@@ -61,7 +61,7 @@ static void quantize(const float *x, int64_t k, void *column) {
 
 /* ---- stored blocks ---- */
 
-/* Half of the scale 2^(code - 127) for every e8m0 code: the values of e2m1 codes are taken twice, as whole numbers. */
+/* Half of the scale 2^(code - 127) for every e8m0 code: the values of e2m1 codes are taken twice, as integers. */
 static float e8m0_half[256];
 
 typedef int8x16x2_t (*block_values)(const uint8_t *block);
@@ -259,7 +259,7 @@ static void copy_edge(const float *from, int64_t ld_from, float *to, int64_t ld_
  * through `edge`. */
 static void multiply_tile(const int8_t *tile, const float *tile_scales, int64_t rows, int64_t from, int64_t n,
                           int64_t k, const void *columns, int64_t count, float *y, int64_t ldy) {
-    const int64_t step = ml_whole_bytes(k);
+    const int64_t step = ml_integer_bytes(k);
     float edge[COLUMNS * TILE];
     for (int64_t c = 0; c < count; c += COLUMNS) {
         const int64_t some = count - c < COLUMNS ? count - c : COLUMNS;
@@ -272,15 +272,15 @@ static void multiply_tile(const int8_t *tile, const float *tile_scales, int64_t 
     }
 }
 
-/* See ml_kernels.whole_multiply. Long rows go in chunks, so that a tile stays near. */
-static void whole_multiply(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
-                           int64_t count, float *y, int64_t ldy, void *scratch) {
+/* See ml_kernels.integer_multiply. Long rows go in chunks, so that a tile stays near. */
+static void integer_multiply(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
+                             int64_t count, float *y, int64_t ldy, void *scratch) {
     int8_t *tile = scratch;
-    float *tile_scales = (float *)(void *)(tile + TILE * ML_WHOLE_CHUNK);
+    float *tile_scales = (float *)(void *)(tile + TILE * ML_INTEGER_CHUNK);
     for (int64_t r = 0; r < rows; r += TILE) {
         const int64_t some = rows - r < TILE ? rows - r : TILE;
-        for (int64_t from = 0; from < k; from += ML_WHOLE_CHUNK) {
-            const int64_t n = k - from < ML_WHOLE_CHUNK ? k - from : ML_WHOLE_CHUNK, blocks = n / BLOCK;
+        for (int64_t from = 0; from < k; from += ML_INTEGER_CHUNK) {
+            const int64_t n = k - from < ML_INTEGER_CHUNK ? k - from : ML_INTEGER_CHUNK, blocks = n / BLOCK;
             const uint8_t *part = w + r * stride + from / BLOCK * ml_dtype_bytes(dtype);
             if (dtype == ML_MXFP4) {
                 unpack_tile(values_mxfp4, scale_mxfp4, sizeof(ml_block_mxfp4), part, stride, some, blocks, tile,
@@ -309,10 +309,10 @@ static double multiply_rounds(int64_t rounds) {
 
 void ml_kernels_neon_panel(ml_kernels *table) {
     for (int code = 0; code < 256; code++) e8m0_half[code] = 0.5f * ml_e8m0_to_f32((uint8_t)code);
-    table->whole_quantize = quantize;
-    table->whole_dot[ML_MXFP4] = dot_mxfp4;
-    table->whole_dot[ML_Q8_0] = dot_q8_0;
-    table->whole_multiply = whole_multiply;
+    table->integer_quantize = quantize;
+    table->integer_dot[ML_MXFP4] = dot_mxfp4;
+    table->integer_dot[ML_Q8_0] = dot_q8_0;
+    table->integer_multiply = integer_multiply;
     table->multiply_rounds = multiply_rounds;
 }
 #else

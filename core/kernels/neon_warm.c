@@ -30,14 +30,14 @@ static inline sums8 zero8(void) {
 static inline sums4 zero4(void) {
     return i_zero();
 }
-static inline sums8 add8(sums8 s, codes8 c, ml_whole_row row) {
-    const int16x4_t x = vld1_s16(row.whole);
+static inline sums8 add8(sums8 s, codes8 c, ml_integer_row row) {
+    const int16x4_t x = vld1_s16(row.integers);
     s = vmlal_lane_s16(s, vget_low_s16(c.first), x, 0);
     s = vmlal_high_lane_s16(s, c.first, x, 1);
     s = vmlal_lane_s16(s, vget_low_s16(c.second), x, 2);
     return vmlal_high_lane_s16(s, c.second, x, 3);
 }
-static inline sums4 add4(sums4 s, codes4 c, ml_whole_row row) {
+static inline sums4 add4(sums4 s, codes4 c, ml_integer_row row) {
     const int32x2_t eight = vreinterpret_s32_s8(vld1_s8(row.high));
     const int8x16_t x = vreinterpretq_s8_s32(vdupq_lane_s32(eight, 0));
     const int8x16_t y = vreinterpretq_s8_s32(vdupq_lane_s32(eight, 1));
@@ -51,12 +51,12 @@ static inline vi total4(sums4 s) {
     return s;
 }
 
-static inline vf whole_store(vf v, int bits, ml_whole_row row) {
+static inline vf integer_store(vf v, int bits, ml_integer_row row) {
     const vi x = vcvtnq_s32_f32(v);
     if (bits == 4) {
         store_bytes(row.high, vmovn_s32(x));
     } else {
-        vst1_s16(row.whole, vmovn_s32(x));
+        vst1_s16(row.integers, vmovn_s32(x));
     }
     return to_float(x);
 }

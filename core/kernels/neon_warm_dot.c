@@ -1,5 +1,5 @@
 /* Attention to quantised pages with SDOT (ARMv8.2 dotprod), which multiplies signed bytes, four at a time into an
- * int32. A whole number of 16 bits is multiplied as its high and its low byte; codes of 8 bits become signed as they
+ * int32. An integer of 16 bits is multiplied as its high and its low byte; codes of 8 bits become signed as they
  * are loaded. (USDOT of i8mm would save that one XOR for 16 codes of all queries, which is not worth a third file.)
  * Compiled and run under qemu only, never timed. */
 #if defined(__aarch64__)
@@ -31,16 +31,16 @@ static inline sums8 zero8(void) {
 static inline sums4 zero4(void) {
     return i_zero();
 }
-/* sum + codes times the four whole numbers at p. */
+/* sum + codes times the four integers at p. */
 static inline vi dot_four(vi sum, int8x16_t codes, const int8_t *p) {
     uint32_t bytes;
     __builtin_memcpy(&bytes, p, sizeof bytes);
     return vdotq_lane_s32(sum, codes, vcreate_s8(bytes), 0);
 }
-static inline sums8 add8(sums8 s, codes8 c, ml_whole_row row) {
+static inline sums8 add8(sums8 s, codes8 c, ml_integer_row row) {
     return (sums8){dot_four(s.high, c.all, row.high), dot_four(s.low, c.all, row.low)};
 }
-static inline sums4 add4(sums4 s, codes4 c, ml_whole_row row) {
+static inline sums4 add4(sums4 s, codes4 c, ml_integer_row row) {
     const int8x8_t x = vld1_s8(row.high);
     return vdotq_lane_s32(vdotq_lane_s32(s, c.low, x, 0), c.high, x, 1);
 }
@@ -51,7 +51,7 @@ static inline vi total4(sums4 s) {
     return s;
 }
 
-static inline vf whole_store(vf v, int bits, ml_whole_row row) {
+static inline vf integer_store(vf v, int bits, ml_integer_row row) {
     const vi x = vcvtnq_s32_f32(v);
     store_bytes(row.high, bits == 4 ? vmovn_s32(x) : vrshrn_n_s32(x, 8));
     if (bits == 8) store_bytes(row.low, vmovn_s32(x)); /* the low byte of x - 256 high */

@@ -1,7 +1,7 @@
 /* Whole-number products. Included by avx2_panel.c and avx512_panel.c only, which define the primitives that differ, how
  * rows are unpacked, and the product with one column; everything is static.
  *
- * MXFP4 and Q8_0 weights are whole numbers times a scale for each block of 32; activations are made so, as int16.
+ * MXFP4 and Q8_0 weights are integers times a scale for each block of 32; activations are made so, as int16.
  * Within a block the products are summed in int32 without loss (32 * 128 * 32767 < 2^31); block after block, these sums
  * go into one f32 sum. That order is the same for few columns and for many, so a row's result does not depend on what
  * else is in the batch. Multiplying int16 pairs runs at twice the rate of f32 products.
@@ -23,13 +23,13 @@
 #include <math.h>
 
 enum {
-    BLOCK = ML_WHOLE_BLOCK,
+    BLOCK = ML_INTEGER_BLOCK,
     TILE = 2 * W,
     PAIRS = BLOCK / 2,
     LARGEST = 127 * 257 /* of an activation: its bytes, both taken as signed, are at most 127 */
 };
 
-/* ---- columns: see ml_whole_bytes ---- */
+/* ---- columns: see ml_integer_bytes ---- */
 
 static inline int16_t *column_values(const void *column) {
     return (int16_t *)column;
@@ -50,7 +50,7 @@ static void quantize(const float *x, int64_t k, void *column) {
 
 /* ---- stored blocks ---- */
 
-/* Twice the values of e2m1 codes, whole numbers; and half of the scale 2^(code - 127) for every e8m0 code. */
+/* Twice the values of e2m1 codes, integers; and half of the scale 2^(code - 127) for every e8m0 code. */
 static const int8_t e2m1_twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 static float e8m0_half[256];
 
@@ -137,7 +137,7 @@ static void copy_edge(const float *from, int64_t ld_from, float *to, int64_t ld_
  * through `edge`. */
 static void multiply_tile(const int16_t *tile, const float *tile_scales, int64_t rows, int64_t from, int64_t n,
                           int64_t k, const void *columns, int64_t count, float *y, int64_t ldy, float *edge) {
-    const int64_t step = ml_whole_bytes(k);
+    const int64_t step = ml_integer_bytes(k);
     const int whole = rows == TILE;
     int64_t turns =
         (count + COLUMNS - 1) / COLUMNS; /* of about the same size: one or two columns take nearly as long */
@@ -152,16 +152,16 @@ static void multiply_tile(const int16_t *tile, const float *tile_scales, int64_t
     }
 }
 
-/* See ml_kernels.whole_multiply. Long rows go in chunks, so that a tile stays in the L2 cache. */
-static void whole_multiply(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
-                           int64_t count, float *y, int64_t ldy, void *scratch) {
+/* See ml_kernels.integer_multiply. Long rows go in chunks, so that a tile stays in the L2 cache. */
+static void integer_multiply(int dtype, const uint8_t *w, int64_t stride, int64_t rows, int64_t k, const void *columns,
+                             int64_t count, float *y, int64_t ldy, void *scratch) {
     int16_t *tile = scratch;
-    float *tile_scales = (float *)(void *)(tile + TILE * ML_WHOLE_CHUNK);
-    float *edge = tile_scales + TILE * ML_WHOLE_CHUNK / BLOCK;
+    float *tile_scales = (float *)(void *)(tile + TILE * ML_INTEGER_CHUNK);
+    float *edge = tile_scales + TILE * ML_INTEGER_CHUNK / BLOCK;
     for (int64_t r = 0; r < rows; r += TILE) {
         const int64_t some = rows - r < TILE ? rows - r : TILE;
-        for (int64_t from = 0; from < k; from += ML_WHOLE_CHUNK) {
-            const int64_t n = k - from < ML_WHOLE_CHUNK ? k - from : ML_WHOLE_CHUNK;
+        for (int64_t from = 0; from < k; from += ML_INTEGER_CHUNK) {
+            const int64_t n = k - from < ML_INTEGER_CHUNK ? k - from : ML_INTEGER_CHUNK;
             const uint8_t *part = w + r * stride + from / BLOCK * ml_dtype_bytes(dtype);
             unpack(dtype, part, stride, some, n / BLOCK, tile, tile_scales);
             multiply_tile(tile, tile_scales, some, from, n, k, columns, count, y + r, ldy, edge);
@@ -204,7 +204,7 @@ static double multiply_rounds(int64_t rounds) {
 
 static void fill(ml_kernels *table) {
     for (int code = 0; code < 256; code++) e8m0_half[code] = 0.5f * ml_e8m0_to_f32((uint8_t)code);
-    table->whole_quantize = quantize;
-    table->whole_multiply = whole_multiply;
+    table->integer_quantize = quantize;
+    table->integer_multiply = integer_multiply;
     table->multiply_rounds = multiply_rounds;
 }

@@ -9,22 +9,22 @@ enum { PAGE = ML_PAGE_TOKENS };
 
 void ml_query_quantize(const float *x, int64_t head_dim, void *query) {
     ml_query *q = query;
-    int16_t *whole = (int16_t *)(void *)(q + 1);
-    int8_t *high = (int8_t *)(whole + head_dim), *low = high + head_dim;
+    int16_t *integers = (int16_t *)(void *)(q + 1);
+    int8_t *high = (int8_t *)(integers + head_dim), *low = high + head_dim;
     float top = 0, sum = 0;
     for (int64_t i = 0; i < head_dim; i++) {
         top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
         sum += x[i];
     }
-    *q = (ml_query){.scale = top / ML_WHOLE_TOP, .sum = sum};
+    *q = (ml_query){.scale = top / ML_INTEGER_TOP, .sum = sum};
     if (!isfinite(sum)) q->scale = NAN;
-    const float inverse = isfinite(sum) && top > 1e-30f ? ML_WHOLE_TOP / top : 0;
+    const float inverse = isfinite(sum) && top > 1e-30f ? ML_INTEGER_TOP / top : 0;
     for (int64_t i = 0; i < head_dim; i++) {
         const int value = inverse > 0 ? (int)lrintf(x[i] * inverse) : 0;
-        whole[i] = (int16_t)value;
+        integers[i] = (int16_t)value;
         high[i] = (int8_t)((value + 128) >> 8);
         low[i] = (int8_t)(value - 256 * high[i]);
-        q->whole_sum += value;
+        q->integer_sum += value;
         q->high_sum += high[i];
     }
 }
@@ -41,19 +41,19 @@ static float f16_at(const void *numbers, int64_t i) {
 
 static void warm_scores(const ml_attend *work, int64_t h, float *score) {
     const int64_t dim = work->head_dim;
-    const ml_query *q = (const void *)(work->whole + h * ml_query_bytes(dim));
-    const int16_t *whole = (const void *)(q + 1);
-    const int8_t *high = (const void *)(whole + dim);
+    const ml_query *q = (const void *)(work->integers + h * ml_query_bytes(dim));
+    const int16_t *integers = (const void *)(q + 1);
+    const int8_t *high = (const void *)(integers + dim);
     const uint8_t *side = work->keys, *codes = side + ml_codes_offset(dim, work->key_bits, 0);
     const int16_t *means = (const int16_t *)(const void *)side + 2 * PAGE;
     float shared = 0;
-    for (int64_t i = 0; work->key_bits == 4 && i < dim; i++) shared += (float)(whole[i] * means[i]);
+    for (int64_t i = 0; work->key_bits == 4 && i < dim; i++) shared += (float)(integers[i] * means[i]);
     shared *= q->scale * work->key_unit;
     const float scale = q->scale * work->key_unit * (work->key_bits == 4 ? 256 : 1);
     for (int64_t t = 0; t < PAGE; t++) {
         int32_t dot = 0;
         for (int64_t i = 0; i < dim; i++) {
-            dot += (work->key_bits == 4 ? high[i] : whole[i]) * code_at(codes, work->key_bits, i, t, PAGE);
+            dot += (work->key_bits == 4 ? high[i] : integers[i]) * code_at(codes, work->key_bits, i, t, PAGE);
         }
         score[t] = (float)dot * (f16_at(side, t) * scale) + f16_at(side, PAGE + t) * (q->sum * work->key_unit) + shared;
     }
@@ -72,21 +72,21 @@ static void warm_values(const ml_attend *work, const float *p, float *acc) {
     const int64_t dim = work->head_dim;
     const uint8_t *side = work->values, *codes = side + ml_codes_offset(dim, work->value_bits, 1);
     float top = 0, shared = 0;
-    int whole[PAGE];
+    int integers[PAGE];
     for (int64_t t = 0; t < PAGE; t++) {
         const float weight = p[t] * f16_at(side, t);
         top = weight > top ? weight : top;
         shared += p[t] * f16_at(side, PAGE + t);
     }
-    const float parts = work->value_bits == 4 ? ML_WHOLE_TOP / 256 : ML_WHOLE_TOP, unit = work->value_unit;
+    const float parts = work->value_bits == 4 ? ML_INTEGER_TOP / 256 : ML_INTEGER_TOP, unit = work->value_unit;
     const float inverse = top > 1e-30f ? parts / top : 0;
     for (int64_t t = 0; t < PAGE; t++) {
-        whole[t] = inverse > 0 ? (int)lrintf(p[t] * f16_at(side, t) * inverse) : 0;
+        integers[t] = inverse > 0 ? (int)lrintf(p[t] * f16_at(side, t) * inverse) : 0;
     }
     const float scale = top / parts;
     for (int64_t i = 0; i < dim; i++) {
         int32_t dot = 0;
-        for (int64_t t = 0; t < PAGE; t++) dot += whole[t] * code_at(codes, work->value_bits, t, i, dim);
+        for (int64_t t = 0; t < PAGE; t++) dot += integers[t] * code_at(codes, work->value_bits, t, i, dim);
         acc[i] += ((float)dot * scale + shared) * unit;
     }
 }

@@ -27,7 +27,7 @@
 #include <math.h>
 
 enum {
-    BLOCK = ML_WHOLE_BLOCK,
+    BLOCK = ML_INTEGER_BLOCK,
     TILE = 16,
     PANEL = 2 * TILE,
     CHUNK = 640,           /* elements of a row that are unpacked at once, up to whole blocks of the dtype */
@@ -360,7 +360,7 @@ static void tile_multiply(int dtype, const uint8_t *w, int64_t stride, int64_t r
                           int64_t count, int exact, float *y, int64_t ldy, void *scratch) {
     const tile_weights weights = {dtype, w, stride, rows};
     const int64_t chunk = chunk_of(dtype, k), spans = (count + SPAN - 1) / SPAN;
-    tile_columns c = {.x = columns, .step = ml_whole_bytes(k) / 2, .part = k};
+    tile_columns c = {.x = columns, .step = ml_integer_bytes(k) / 2, .part = k};
     for (int64_t i = 0; i < spans; i++) {
         const int64_t some = count / spans + (i < count % spans);
         for (int64_t from = 0; from < k; from += chunk) {

@@ -1,5 +1,5 @@
 /* Attention to quantised pages, written once for any width: what avx2_warm.c and avx512_warm.c share; everything here
- * is static. They differ in how a vector of codes meets a few whole numbers. Expected before, besides lanes.c.h:
+ * is static. They differ in how a vector of codes meets a few integers. Expected before, besides lanes.c.h:
  *
  *   vi i_zero i_load i_store i_subtract to_float   W int32; i_subtract takes a number from every lane
  *   first_lane(vf)
@@ -7,10 +7,10 @@
  *   codes8 load8(p)           4 W codes of 8 bits in registers
  *   codes4 load4(p)           8 W codes of 4 bits
  *   sums8 zero8 sums4 zero4   W sums under way
- *   add8(s, codes, row)       adds the products of codes with the first 4 of a row of whole numbers
+ *   add8(s, codes, row)       adds the products of codes with the first 4 of a row of integers
  *   add4(s, codes, row)       with the first 8, their high bytes alone
  *   total8(s) total4(s)       W int32
- *   whole_store(v, bits, row)   v, rounded, to the first W numbers of a row (4 bits: to their high bytes); returns
+ *   integer_store(v, bits, row)   v, rounded, to the first W numbers of a row (4 bits: to their high bytes); returns
  *                             them as floats
  *   MOST8 MOST4 WIDE8 WIDE4   queries whose sums fit the registers, of one vector of lanes and of two
  *   MIDDLE8                   what codes of 8 bits are too large by once loaded: 128, or 0 if load8 has taken it out
@@ -31,13 +31,13 @@ static ALWAYS_INLINE const uint8_t *codes_at(warm_codes codes, int64_t at) {
 }
 
 /* Row q from number `at` on; rows are `step` bytes apart. */
-static ALWAYS_INLINE ml_whole_row row_at(ml_whole_row first, int64_t step, int64_t q, int64_t at) {
-    return (ml_whole_row){(int16_t *)(void *)((uint8_t *)first.whole + q * step) + at, first.high + q * step + at,
-                          first.low + q * step + at};
+static ALWAYS_INLINE ml_integer_row row_at(ml_integer_row first, int64_t step, int64_t q, int64_t at) {
+    return (ml_integer_row){(int16_t *)(void *)((uint8_t *)first.integers + q * step) + at, first.high + q * step + at,
+                            first.low + q * step + at};
 }
 
 /* Lanes [at, at + vectors W) of out {queries, lanes}: sums over n elements of rows times codes. */
-static ALWAYS_INLINE void dot_lanes8(ml_whole_row x, int64_t step, const int queries, warm_codes codes, int64_t lanes,
+static ALWAYS_INLINE void dot_lanes8(ml_integer_row x, int64_t step, const int queries, warm_codes codes, int64_t lanes,
                                      int64_t n, int64_t at, const int vectors, int32_t *out) {
     sums8 sum[BLOCK][2];
 #pragma GCC unroll 8
@@ -62,7 +62,7 @@ static ALWAYS_INLINE void dot_lanes8(ml_whole_row x, int64_t step, const int que
     }
 }
 
-static ALWAYS_INLINE void dot_lanes4(ml_whole_row x, int64_t step, const int queries, warm_codes codes, int64_t lanes,
+static ALWAYS_INLINE void dot_lanes4(ml_integer_row x, int64_t step, const int queries, warm_codes codes, int64_t lanes,
                                      int64_t n, int64_t at, const int vectors, int32_t *out) {
     sums4 sum[BLOCK][2];
 #pragma GCC unroll 8
@@ -88,8 +88,8 @@ static ALWAYS_INLINE void dot_lanes4(ml_whole_row x, int64_t step, const int que
 }
 
 /* As many vectors at once as leave the sums in registers. */
-static ALWAYS_INLINE void dot_queries(ml_whole_row x, int64_t step, const int queries, const int bits, warm_codes codes,
-                                      int64_t lanes, int64_t n, int32_t *out) {
+static ALWAYS_INLINE void dot_queries(ml_integer_row x, int64_t step, const int queries, const int bits,
+                                      warm_codes codes, int64_t lanes, int64_t n, int32_t *out) {
     const int vectors = queries <= (bits == 8 ? WIDE8 : WIDE4) ? 2 : 1;
     int64_t at = 0;
     for (; at + vectors * W <= lanes; at += vectors * W) {
@@ -109,11 +109,11 @@ static ALWAYS_INLINE void dot_queries(ml_whole_row x, int64_t step, const int qu
 }
 
 /* Each number of queries is compiled by itself, so that its sums stay in registers. */
-static ALWAYS_INLINE void dot_all(ml_whole_row x, int64_t step, int64_t queries, const int bits, warm_codes codes,
+static ALWAYS_INLINE void dot_all(ml_integer_row x, int64_t step, int64_t queries, const int bits, warm_codes codes,
                                   int64_t lanes, int64_t n, int32_t *out) {
     const int most = bits == 8 ? MOST8 : MOST4;
     for (int64_t q = 0; q < queries; q += most) {
-        const ml_whole_row row = row_at(x, step, q, 0);
+        const ml_integer_row row = row_at(x, step, q, 0);
         int32_t *to = out + q * lanes;
         switch (queries - q < most ? queries - q : most) {
         case 1:
@@ -143,7 +143,7 @@ static ALWAYS_INLINE void dot_all(ml_whole_row x, int64_t step, int64_t queries,
     }
 }
 
-static void dot(ml_whole_row x, int64_t step, int64_t queries, int bits, warm_codes codes, int64_t lanes, int64_t n,
+static void dot(ml_integer_row x, int64_t step, int64_t queries, int bits, warm_codes codes, int64_t lanes, int64_t n,
                 int32_t *out) {
     if (bits == 8) {
         dot_all(x, step, queries, 8, codes, lanes, n, out);
@@ -184,7 +184,7 @@ static inline vf v_exp2(vf x) {
     return v_power(p, n);
 }
 
-enum { ROW = 4 * PAGE }; /* bytes of a row of whole numbers */
+enum { ROW = 4 * PAGE }; /* bytes of a row of integers */
 
 /* Up to BLOCK queries, from query `first` on, while a page is worked on: step by step for all of them, since each step
  * of one query waits for the step before. */
@@ -193,7 +193,7 @@ typedef struct warm_block {
     _Alignas(
         64) int32_t dots[BLOCK * ML_MAX_HEAD_DIM]; /* {queries, PAGE} of keys, then {queries, head_dim} of values */
     _Alignas(64) float score[BLOCK * PAGE];        /* then weights */
-    _Alignas(64) uint8_t rows[BLOCK * ROW];        /* weights in whole numbers */
+    _Alignas(64) uint8_t rows[BLOCK * ROW];        /* weights in integers */
     float after[BLOCK], keep[BLOCK], scale[BLOCK], shared[BLOCK];
 } warm_block;
 
@@ -202,7 +202,7 @@ static const float log2_e = 1.44269504f;
 /* Scores times log2(e). */
 static void find_scores(const ml_attend *work, const warm_side *side, warm_block *b) {
     const int64_t dim = work->head_dim, bytes = ml_query_bytes(dim);
-    const uint8_t *queries = work->whole + b->first * bytes;
+    const uint8_t *queries = work->integers + b->first * bytes;
     const float unit = work->key_unit * log2_e;
     const int few = work->key_bits == 4;
     float shared[BLOCK] = {0};
@@ -212,7 +212,7 @@ static void find_scores(const ml_attend *work, const warm_side *side, warm_block
     }
     for (int64_t i = 0; i < b->queries; i++) {
         const ml_query *q = (const void *)(queries + i * bytes);
-        const int32_t middle = few ? 8 * q->high_sum : MIDDLE8 * q->whole_sum;
+        const int32_t middle = few ? 8 * q->high_sum : MIDDLE8 * q->integer_sum;
         const vf scale = v_set(q->scale * unit * (few ? 256.0f : 1.0f)), sum = v_set(q->sum * unit);
         const vf base = v_set(shared[i] * (q->scale * unit));
         for (int64_t t = 0; t < PAGE; t += W) {
@@ -268,12 +268,12 @@ static void find_weights(const ml_attend *work, warm_block *b) {
     }
 }
 
-/* Weights times the steps of the values become whole numbers; what they and the zeros leave to add to each element is
+/* Weights times the steps of the values become integers; what they and the zeros leave to add to each element is
  * in `shared`. */
 static void round_weights(const ml_attend *work, const warm_side *side, warm_block *b) {
-    const ml_whole_row row = {(void *)b->rows, (void *)(b->rows + 2 * PAGE), (void *)(b->rows + 3 * PAGE)};
+    const ml_integer_row row = {(void *)b->rows, (void *)(b->rows + 2 * PAGE), (void *)(b->rows + 3 * PAGE)};
     const int bits = work->value_bits;
-    const float parts = bits == 4 ? ML_WHOLE_TOP / 256 : ML_WHOLE_TOP, middle = bits == 4 ? -8 : -MIDDLE8;
+    const float parts = bits == 4 ? ML_INTEGER_TOP / 256 : ML_INTEGER_TOP, middle = bits == 4 ? -8 : -MIDDLE8;
     float inverse[BLOCK];
     for (int64_t i = 0; i < b->queries; i++) {
         const float *p = b->score + i * PAGE;
@@ -288,8 +288,8 @@ static void round_weights(const ml_attend *work, const warm_side *side, warm_blo
         vf constant = v_set(0);
         for (int64_t t = 0; t < PAGE; t += W) {
             const vf p = v_load(b->score + i * PAGE + t);
-            const vf whole = whole_store(p * v_load(side->steps + t) * factor, bits, row_at(row, ROW, i, t));
-            constant = v_fma(p, v_load(side->zeros + t), v_fma(whole, offset, constant));
+            const vf integers = integer_store(p * v_load(side->steps + t) * factor, bits, row_at(row, ROW, i, t));
+            constant = v_fma(p, v_load(side->zeros + t), v_fma(integers, offset, constant));
         }
         b->shared[i] = v_sum(constant);
     }
@@ -298,7 +298,7 @@ static void round_weights(const ml_attend *work, const warm_side *side, warm_blo
 /* acc = keep acc + p V. */
 static void add_values(const ml_attend *work, const warm_side *side, warm_block *b) {
     const int64_t dim = work->head_dim;
-    const ml_whole_row row = {(void *)b->rows, (void *)(b->rows + 2 * PAGE), (void *)(b->rows + 3 * PAGE)};
+    const ml_integer_row row = {(void *)b->rows, (void *)(b->rows + 2 * PAGE), (void *)(b->rows + 3 * PAGE)};
     dot(row, ROW, b->queries, work->value_bits, side->codes, dim, PAGE, b->dots);
     for (int64_t i = 0; i < b->queries; i++) {
         float *acc = work->acc + (b->first + i) * dim;
@@ -319,7 +319,7 @@ static void attend_block(const ml_attend *work, const warm_side *keys, const war
         multiply(work->q + b->first * dim, dim, b->queries, plain_keys, work->dtype, 0, dim, NULL, b->score);
         for (int64_t t = 0; t < b->queries * PAGE; t += W) v_store(b->score + t, v_load(b->score + t) * v_set(log2_e));
     } else {
-        const uint8_t *first = work->whole + b->first * ml_query_bytes(dim);
+        const uint8_t *first = work->integers + b->first * ml_query_bytes(dim);
         dot(ml_query_row(first, dim), ml_query_bytes(dim), b->queries, work->key_bits, keys->codes, PAGE, dim, b->dots);
         find_scores(work, keys, b);
     }

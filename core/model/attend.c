@@ -27,20 +27,20 @@ static const float *queries_of(const ml_attention *work, int64_t row, int64_t he
     return work->batch->q + (row * work->shape.kv_heads + head) * group_floats(&work->shape);
 }
 
-/* The queries of a row and KV head in whole numbers, {kv_heads, capacity, group}: those of neighbouring rows follow. */
-static uint8_t *whole_queries(const ml_attention *work, int64_t row, int64_t head) {
+/* The queries of a row and KV head in integers, {kv_heads, capacity, group}: those of neighbouring rows follow. */
+static uint8_t *integer_queries(const ml_attention *work, int64_t row, int64_t head) {
     const ml_batch *b = work->batch;
     const ml_config *c = &work->shape;
     return b->queries + (head * b->capacity + row) * (c->heads / c->kv_heads) * ml_query_bytes(c->head_dim);
 }
 
-/* Makes the queries in whole numbers. Items are (row, head). */
+/* Makes the queries in integers. Items are (row, head). */
 static void quantize_queries(void *arg, int64_t begin, int64_t end, int thread) {
     const ml_attention *work = arg;
     const ml_config *c = &work->shape;
     float *q = ml_scratch(thread);
     for (int64_t i = begin; i < end; i++) {
-        uint8_t *out = whole_queries(work, i / c->kv_heads, i % c->kv_heads);
+        uint8_t *out = integer_queries(work, i / c->kv_heads, i % c->kv_heads);
         memcpy(q, queries_of(work, i / c->kv_heads, i % c->kv_heads), (size_t)group_floats(c) * sizeof *q);
         for (int64_t h = 0; h < c->heads / c->kv_heads; h++) {
             if (ml_policy_rotated(work->cache)) ml_rotate(q + h * c->head_dim, c->head_dim);
@@ -148,7 +148,7 @@ static void attend_page(const ml_attention *work, ml_attend_item item, const ml_
         here->next_values = here->values;
         if (prefetch) ask_call(work, item, h + AHEAD, page, next, here);
         here->q = q + h * state.queries * here->head_dim;
-        here->whole = whole_queries(work, item.tile->row, item.head + h);
+        here->integers = integer_queries(work, item.tile->row, item.head + h);
         here->top = state.top;
         here->sum = state.sum;
         here->acc = state.acc;

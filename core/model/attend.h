@@ -42,7 +42,7 @@ static inline int64_t ml_attention_first_seen(const ml_attention *work, int64_t 
 
 /* The scratch of a thread, for rows of the batch. */
 ml_attend_scratch ml_attend_scratch_of(const ml_attention *work, int thread);
-/* Makes the queries in whole numbers, if a row of the batch reads a quantised page. */
+/* Makes the queries in integers, if a row of the batch reads a quantised page. */
 void ml_attend_prepare(ml_attention *work);
 /* The queries of an item, {heads, rows, group, head_dim}; `room` is for those of several rows. */
 const float *ml_attend_queries(const ml_attention *work, ml_attend_item item, float *room);

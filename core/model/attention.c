@@ -72,7 +72,7 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     if (!ml_tuned(ML_TUNING_GROUPED)) work.shape.kv_heads = c->heads;
     ml_batch_norm(b, w->attn_norm);
     ml_input normed = {.x = b->normed, .ld = d, .columns = rows};
-    ml_input_prepare(&normed, d, NULL, b->whole);
+    ml_input_prepare(&normed, d, NULL, b->integers);
     const ml_product qkv[] = {{&w->attn_q, w->q_bias, b->q, queries},
                               {&w->attn_k, w->k_bias, b->k, keys},
                               {&w->attn_v, w->v_bias, b->v, keys}};
@@ -81,7 +81,7 @@ int ml_forward_attention(ml_cache *cache, ml_batch *b, int32_t layer) {
     status = ml_attention_run(&work);
     if (status != ML_OK) return status;
     ml_input attended = {.x = b->attended, .ld = queries, .columns = rows};
-    ml_input_prepare(&attended, queries, NULL, b->whole);
+    ml_input_prepare(&attended, queries, NULL, b->integers);
     ml_linear(&(ml_product){&w->attn_output, w->output_bias, b->normed, d}, 1, &attended);
     ml_parallel(rows, 4, add_rows, b);
     count_attention(&work);

@@ -52,7 +52,7 @@ static size_t lay_out(ml_batch *b, uint8_t *arena) {
     b->slots = carve(arena, &used, slots * c->width, sizeof(float));
     b->gate = carve(arena, &used, slots * c->ffn_width, sizeof(float));
     b->up = carve(arena, &used, slots * c->ffn_width, sizeof(float));
-    b->whole = carve(arena, &used, slots, (size_t)ml_whole_bytes(widest_input(c)));
+    b->integers = carve(arena, &used, slots, (size_t)ml_integer_bytes(widest_input(c)));
     return used;
 }
 

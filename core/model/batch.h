@@ -57,7 +57,7 @@ struct ml_batch {
     int32_t *busy_experts;  /* {E}: experts that have slots */
     float *slots;           /* {S, D}: inputs of the experts, then their outputs */
     float *gate, *up;       /* {S, F} */
-    uint8_t *whole;         /* {S, ml_whole_bytes(widest of D, H h, F)}: inputs of a product in whole numbers */
+    uint8_t *integers;      /* {S, ml_integer_bytes(widest of D, H h, F)}: inputs of a product in integers */
 
     float *totals; /* {kv heads, R}: states of rows that attend to streamed pages (attend_stream.c); grows as it is
                       needed */

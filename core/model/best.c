@@ -19,13 +19,13 @@ enum { SHARE_LISTED = 4 };
 /* A norm beyond which f32 might overflow on the way. */
 #define LARGEST_NORM 1e15f
 
-/* Of a row of activations x, s being the scales of the sketch: s x is about unit times whole numbers of two bytes, of
+/* Of a row of activations x, s being the scales of the sketch: s x is about unit times integers of two bytes, of
  * which the lower one counts if the columns are few. The logit of row r, whose codes give the sum S with them, is at
  * most step[r] (unit (S - middle) + deviation) + plain_norm[r] error + norm[r] rounding. */
 typedef struct column_bound {
-    float unit, middle; /* middle: 7.5 times the sum of the whole numbers */
+    float unit, middle; /* middle: 7.5 times the sum of the integers */
     float deviation;    /* what the rounding of the codes may do to a row of step 1 */
-    float error;        /* norm of s x - unit times the whole numbers */
+    float error;        /* norm of s x - unit times the integers */
     float rounding;     /* what the kernels of the logits themselves may be off by, for a row of norm 1 */
 } column_bound;
 
@@ -48,7 +48,7 @@ typedef struct search {
     int32_t *first;       /* {C}: the row of the largest bound */
     float *least;         /* {C}: its logit; the best is no less */
     column_bound *column; /* {C} */
-    int parts;            /* bytes of a whole number that count: 2 or 1 */
+    int parts;            /* bytes of an integer that count: 2 or 1 */
     uint8_t *query;       /* of ml_query_bytes(k): a column as it is prepared */
     int8_t *bytes;        /* {k / 8, C, parts, 8}: high, then low ones */
     list_part *list;      /* {most_parts} */
@@ -105,18 +105,18 @@ static int prepare_column(search *s, int64_t c) {
     if (!(sqrt(norm) < LARGEST_NORM) || !(sqrt(plain) < LARGEST_NORM)) return 0;
     ml_query_quantize(scaled, sketch->k, s->query);
     const ml_query *q = (const void *)s->query;
-    const ml_whole_row row = ml_query_row(s->query, sketch->k);
+    const ml_integer_row row = ml_query_row(s->query, sketch->k);
     for (int64_t i = 0; i < sketch->k; i += 8) {
         int8_t *bytes = s->bytes + (i * s->columns + c * 8) * s->parts;
         memcpy(bytes, row.high + i, 8);
         if (s->parts == 2) memcpy(bytes + 8, row.low + i, 8);
     }
     for (int64_t i = 0; i < sketch->k; i++) {
-        const int whole = s->parts == 2 ? row.whole[i] : 256 * row.high[i];
-        const double off = (double)scaled[i] - (double)q->scale * whole;
+        const int integers = s->parts == 2 ? row.integers[i] : 256 * row.high[i];
+        const double off = (double)scaled[i] - (double)q->scale * integers;
         error += off * off;
     }
-    const int32_t sum = s->parts == 2 ? q->whole_sum : 256 * q->high_sum;
+    const int32_t sum = s->parts == 2 ? q->integer_sum : 256 * q->high_sum;
     s->column[c] = (column_bound){
         .unit = q->scale,
         .middle = 7.5f * (float)sum,

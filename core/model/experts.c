@@ -233,11 +233,11 @@ int ml_forward_experts(ml_cache *cache, ml_batch *b, int32_t layer) {
         ml_parallel(slots, 8, gather_slots, b);
         work.input.x = b->slots;
     }
-    ml_input_prepare(&work.input, d, b->expert_begin, b->whole);
+    ml_input_prepare(&work.input, d, b->expert_begin, b->integers);
     work.items = (f + ITEM_ROWS - 1) / ITEM_ROWS;
     run_all_gate_up(&work, busy);
     work.input = (ml_input){.x = b->gate, .ld = f, .columns = slots};
-    ml_input_prepare(&work.input, f, b->expert_begin, b->whole);
+    ml_input_prepare(&work.input, f, b->expert_begin, b->integers);
     work.items = (d + ITEM_ROWS - 1) / ITEM_ROWS;
     run_experts(&work, busy, run_down);
     ml_parallel(b->active_rows, 4, combine_rows, b);

@@ -72,7 +72,7 @@ int ml_forward_head(ml_cache *cache, ml_batch *b) {
                                    b->normed + b->row[r].logits * d, d);
     }
     ml_input normed = {.x = b->normed, .ld = d, .columns = b->wanted};
-    ml_input_prepare(&normed, d, NULL, b->whole);
+    ml_input_prepare(&normed, d, NULL, b->integers);
     int found;
     if ((status = ml_best_find(b, &normed, &found)) != ML_OK || found) return status;
     ml_linear(&(ml_product){&m->head, NULL, b->logits, m->config.vocabulary}, 1, &normed);

@@ -120,13 +120,13 @@ static int multiply(const float *x, int64_t n, const ml_tensor *w, const float *
         matrix.dtype = ML_F32;
     }
     ml_input in = {.x = x, .ld = k, .columns = n};
-    uint8_t *whole = ml_alloc_aligned((size_t)n, (size_t)ml_whole_bytes(k));
-    int status = whole ? ml_scratch_reserve(ml_linear_scratch(k)) : ML_E_MEMORY;
+    uint8_t *integers = ml_alloc_aligned((size_t)n, (size_t)ml_integer_bytes(k));
+    int status = integers ? ml_scratch_reserve(ml_linear_scratch(k)) : ML_E_MEMORY;
     if (status == ML_OK) {
-        ml_input_prepare(&in, k, NULL, whole);
+        ml_input_prepare(&in, k, NULL, integers);
         ml_linear(&(ml_product){&matrix, bias, y, matrix.rows}, 1, &in);
     }
-    free(whole);
+    free(integers);
     free(own);
     return status;
 }

@@ -37,8 +37,8 @@ end
 describe("a switch", function()
     local model, ids
     -- Largest distance of logits under each instruction set; what is not named changes no bit.
-    local FLOATS = { whole = 1e-3 } -- with keys and values in f32
-    local ROUNDED = { whole = 0.03, matrix = 0.15, flash = 0.15 }
+    local FLOATS = { integers = 1e-3 } -- with keys and values in f32
+    local ROUNDED = { integers = 0.03, matrix = 0.15, flash = 0.15 }
 
     setup(function()
         model = moonloom.load(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf")
@@ -100,8 +100,8 @@ describe("a switch", function()
 
     it("leaves the logits what they were, and on again the same bits", function()
         local off = check_all(vectors(), 2, { cache = "f32" }, FLOATS)
-        if moonloom.isa():find "^avx" then assert.is_true(off.whole > 0) end
-        assert.equal(0, check_all("scalar", 1, { cache = "f32", prompt = 30 }, FLOATS).whole)
+        if moonloom.isa():find "^avx" then assert.is_true(off.integers > 0) end
+        assert.equal(0, check_all("scalar", 1, { cache = "f32", prompt = 30 }, FLOATS).integers)
     end)
 
     it("does so with more threads than processors, where some sleep", function()
@@ -145,12 +145,12 @@ describe("the switches", function()
 
     it("go off and on, and refuse wrong names in a sentence", function()
         assert.is_true(all_on())
-        assert.is_false(moonloom.tuning("whole", false))
-        assert.is_false(moonloom.tuning "whole")
+        assert.is_false(moonloom.tuning("integers", false))
+        assert.is_false(moonloom.tuning "integers")
         assert.is_true(moonloom.tuning "share")
-        tuning.without("whole", function() end)
-        assert.is_false(tuning.on "whole") -- as it was
-        assert.is_true(moonloom.tuning("whole", true))
+        tuning.without("integers", function() end)
+        assert.is_false(tuning.on "integers") -- as it was
+        assert.is_true(moonloom.tuning("integers", true))
         for _, call in ipairs { function(name) tuning.set(name, false) end, tuning.on } do
             for _, wrong in ipairs { "flush", "", "Whole" } do
                 local fine, problem = pcall(call, wrong)
@@ -202,16 +202,16 @@ describe("bench --ablate", function()
     end
 
     it("has a row with everything on, then one for each switch", function()
-        local out, err, code = run "bench --pp 8 --tg 2 --depth 70 --verify 2 --reps 2 --ablate share,whole --json"
+        local out, err, code = run "bench --pp 8 --tg 2 --depth 70 --verify 2 --reps 2 --ablate share,integers --json"
         assert.same({ 0, "" }, { code, err })
         local rows = json.decode(out).rows
-        assert.same({ "pp8 -", "pp8 whole", "pp8 share", "tg2 -", "tg2 whole", "tg2 share", "verify1 -",
-            "verify1 whole", "verify1 share", "verify2 -", "verify2 whole", "verify2 share" }, offs(rows))
+        assert.same({ "pp8 -", "pp8 integers", "pp8 share", "tg2 -", "tg2 integers", "tg2 share", "verify1 -",
+            "verify1 integers", "verify1 share", "verify2 -", "verify2 integers", "verify2 share" }, offs(rows))
         for i, row in ipairs(rows) do
             assert.equal(2, #row.samples)
             assert.equal(row.off ~= nil, row.loss ~= nil)
             assert.equal(not row.off and row.test:find "^verify" ~= nil, row.cost ~= nil)
-            if row.off == "whole" then
+            if row.off == "integers" then
                 local on = rows[i - 1].samples
                 local expected = 1 - (row.samples[1] / on[1] + row.samples[2] / on[2]) / 2
                 assert.is_true(math.abs(row.loss - expected) < 1e-6)
@@ -243,22 +243,22 @@ describe("bench --ablate", function()
                 return f()
             end)
         end
-        local fine, got = pcall(bench, { pp = { 4 }, tg = {}, reps = 3, ablate = { "share", "whole" } })
+        local fine, got = pcall(bench, { pp = { 4 }, tg = {}, reps = 3, ablate = { "share", "integers" } })
         tuning.without = without
         C.ml_interrupt_set(0)
         assert.is_true(fine, tostring(got))
         assert.is_true(got.interrupted)
-        assert.same({ "pp4 -", "pp4 whole", "pp4 share" }, offs(got.rows))
+        assert.same({ "pp4 -", "pp4 integers", "pp4 share" }, offs(got.rows))
         assert.same({ 2, 2, 1 }, { #got.rows[1].samples, #got.rows[2].samples, #got.rows[3].samples })
         assert.is_true(all_on())
     end)
 
     it("refuses wrong names in a sentence", function()
-        for words, wrong in pairs { ["--ablate flush"] = "flush", ["--ablate=whole,no"] = "no",
+        for words, wrong in pairs { ["--ablate flush"] = "flush", ["--ablate=integers,no"] = "no",
             ["--ablate 7"] = "7" } do
             local out, err, code = run("bench --pp 8 " .. words)
             assert.same({ 2, "" }, { code, out })
-            assert.truthy(err:find(("bench: ablate takes all, whole, .*, not '%s'\n"):format(wrong)), err)
+            assert.truthy(err:find(("bench: ablate takes all, integers, .*, not '%s'\n"):format(wrong)), err)
         end
     end)
 end)

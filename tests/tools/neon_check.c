@@ -317,8 +317,8 @@ static void check_attention(void) {
 #define KEY_UNIT   0x1p-12f
 #define VALUE_UNIT 0.5f
 
-/* A side of `bits` bits with random codes. Its steps are whole numbers up to 127, which the first token has, times
- * `step` of the units: so weights that are all 1 become whole numbers without rounding. */
+/* A side of `bits` bits with random codes. Its steps are integers up to 127, which the first token has, times
+ * `step` of the units: so weights that are all 1 become integers without rounding. */
 static uint8_t *warm_side(int bits, int values, int64_t dim, float step, float unit) {
     const int64_t offset = ml_codes_offset(dim, bits, values), codes = dim * PAGE * bits / 8;
     uint8_t *p = room((size_t)(offset + codes));
@@ -333,9 +333,9 @@ static uint8_t *warm_side(int bits, int values, int64_t dim, float step, float u
 }
 
 static uint8_t *warm_queries(const float *q, int64_t queries, int64_t dim) {
-    uint8_t *whole = room((size_t)(queries * ml_query_bytes(dim)));
-    for (int64_t i = 0; i < queries; i++) ml_query_quantize(q + i * dim, dim, whole + i * ml_query_bytes(dim));
-    return whole;
+    uint8_t *integers = room((size_t)(queries * ml_query_bytes(dim)));
+    for (int64_t i = 0; i < queries; i++) ml_query_quantize(q + i * dim, dim, integers + i * ml_query_bytes(dim));
+    return integers;
 }
 
 /* Over all tokens of a page. With `flat` queries of zeros, nothing but the last bits of f32 may differ; else a weight
@@ -344,7 +344,7 @@ static void check_warm(int key_bits, int value_bits, int64_t rows, int64_t group
     const int64_t queries = rows * group;
     int32_t *from = room((size_t)rows * sizeof *from), *to = room((size_t)rows * sizeof *to);
     float *q = floats(queries * dim, flat ? 0 : 2 / sqrtf((float)dim)), *area = floats(2 * dim * PAGE, 0);
-    uint8_t *whole = warm_queries(q, queries, dim);
+    uint8_t *integers = warm_queries(q, queries, dim);
     state_of a = start_state(queries, dim), b = start_state(queries, dim), c = start_state(queries, dim);
     float most = 0.25f; /* of an element */
     for (int page = 0; page < PAGES; page++) {
@@ -361,7 +361,7 @@ static void check_warm(int key_bits, int value_bits, int64_t rows, int64_t group
                           .group = group,
                           .head_dim = dim,
                           .q = q,
-                          .whole = whole,
+                          .integers = integers,
                           .from = from,
                           .to = to,
                           .keys = keys,
@@ -383,7 +383,7 @@ static void check_warm(int key_bits, int value_bits, int64_t rows, int64_t group
         for (int64_t r = 0; r < rows; r++) { /* row by row */
             ml_attend row = work;
             row.rows = 1, row.q = q + r * group * dim, row.from = from + r, row.to = to + r;
-            row.whole = whole + r * group * ml_query_bytes(dim);
+            row.integers = integers + r * group * ml_query_bytes(dim);
             row.top = c.top + r * group, row.sum = c.sum + r * group, row.acc = c.acc + r * group * dim;
             neon.attend_warm(&row);
         }
@@ -401,7 +401,7 @@ static void check_warm(int key_bits, int value_bits, int64_t rows, int64_t group
         expect(b.acc[i] == c.acc[i], "acc of a row alone", i, b.acc[i], c.acc[i]);
     }
     end_state(a), end_state(b), end_state(c);
-    free(from), free(to), free(q), free(area), free(whole);
+    free(from), free(to), free(q), free(area), free(integers);
 }
 
 static void check_warm_attention(void) {
@@ -422,19 +422,19 @@ static void check_warm_attention(void) {
     }
 }
 
-/* ---- products in whole numbers ---- */
+/* ---- products in integers ---- */
 
 static void check_whole_shape(int dtype, int64_t rows, int64_t k, int64_t count) {
-    const int64_t bytes = ml_row_bytes(dtype, k), stride = bytes + 6, step = ml_whole_bytes(k), ldy = rows + 2;
+    const int64_t bytes = ml_row_bytes(dtype, k), stride = bytes + 6, step = ml_integer_bytes(k), ldy = rows + 2;
     uint8_t *w = room((size_t)(stride * rows)), *columns = room((size_t)(step * count));
     float *x = floats(k * count, 3), *y = floats(ldy * count, 0), *one = floats(rows, 0), *exact = floats(rows, 0);
-    void *scratch = room(ML_WHOLE_SCRATCH);
+    void *scratch = room(ML_INTEGER_SCRATCH);
     for (int64_t r = 0; r < rows; r++) fill_row(dtype, w + r * stride, k);
-    for (int64_t c = 0; c < count; c++) neon.whole_quantize(x + c * k, k, columns + c * step);
+    for (int64_t c = 0; c < count; c++) neon.integer_quantize(x + c * k, k, columns + c * step);
     for (int64_t i = 0; i < ldy * count; i++) y[i] = 42;
-    neon.whole_multiply(dtype, w, stride, rows, k, columns, count, y, ldy, scratch);
+    neon.integer_multiply(dtype, w, stride, rows, k, columns, count, y, ldy, scratch);
     for (int64_t c = 0; c < count; c++) {
-        neon.whole_dot[dtype](w, stride, rows, k, columns + c * step, one);
+        neon.integer_dot[dtype](w, stride, rows, k, columns + c * step, one);
         scalar.dot_rows[dtype](w, stride, rows, k, x + c * k, k, 1, exact, rows);
         for (int64_t r = 0; r < rows; r++) {
             const double size = size_of_sum(dtype, w + r * stride, k, x + c * k);
@@ -449,29 +449,29 @@ static void check_whole_shape(int dtype, int64_t rows, int64_t k, int64_t count)
 
 /* Blocks of all zeros, of tiny numbers, with an infinity and with a NaN. */
 static void check_whole_edges(void) {
-    enum { K = 4 * ML_WHOLE_BLOCK };
+    enum { K = 4 * ML_INTEGER_BLOCK };
     float *x = floats(K, 0);
-    uint8_t *column = room((size_t)ml_whole_bytes(K)), *w = room(K * 2);
+    uint8_t *column = room((size_t)ml_integer_bytes(K)), *w = room(K * 2);
     float y;
     fill_row(ML_Q8_0, w, K);
     for (int i = 0; i < K; i++) x[i] = i < K / 2 ? 0 : uniform(1e-38f);
-    neon.whole_quantize(x, K, column);
-    neon.whole_dot[ML_Q8_0](w, ml_row_bytes(ML_Q8_0, K), 1, K, column, &y);
+    neon.integer_quantize(x, K, column);
+    neon.integer_dot[ML_Q8_0](w, ml_row_bytes(ML_Q8_0, K), 1, K, column, &y);
     expect(fabsf(y) < 1e-30f, "tiny", 0, y, 0);
     for (int i = 0; i < 2; i++) {
         x[3] = i ? INFINITY : NAN;
-        neon.whole_quantize(x, K, column);
-        neon.whole_dot[ML_Q8_0](w, ml_row_bytes(ML_Q8_0, K), 1, K, column, &y);
+        neon.integer_quantize(x, K, column);
+        neon.integer_dot[ML_Q8_0](w, ml_row_bytes(ML_Q8_0, K), 1, K, column, &y);
         expect(isnan(y), "of a NaN", i, y, NAN);
     }
     free(x), free(column), free(w);
-    finish("whole_quantize at its edges");
+    finish("integer_quantize at its edges");
 }
 
 static void check_whole(void) {
     static const int dtypes[] = {ML_MXFP4, ML_Q8_0};
-    if (!neon.whole_multiply) {
-        printf("this CPU has no SDOT: no products in whole numbers\n");
+    if (!neon.integer_multiply) {
+        printf("this CPU has no SDOT: no products in integers\n");
         return;
     }
     for (int d = 0; d < 2; d++) {
@@ -480,8 +480,8 @@ static void check_whole(void) {
             for (int64_t count = 1; count <= 9; count++) check_whole_shape(dtypes[d], rows, 32 * (1 + below(9)), count);
         }
         check_whole_shape(dtypes[d], 32, 2880, 5);
-        check_whole_shape(dtypes[d], 11, 2 * ML_WHOLE_CHUNK + 96, 6); /* in chunks */
-        snprintf(name, sizeof name, "whole products %s", ml_dtype_name(dtypes[d]));
+        check_whole_shape(dtypes[d], 11, 2 * ML_INTEGER_CHUNK + 96, 6); /* in chunks */
+        snprintf(name, sizeof name, "integers products %s", ml_dtype_name(dtypes[d]));
         finish(name);
     }
     check_whole_edges();

@@ -109,13 +109,13 @@ int ml_warm_rotate(const ml_tensor *x, ml_tensor **out) {
     return ML_OK;
 }
 
-/* The queries as the kernel takes them: turned if keys are, in whole numbers. */
-static void quantize_queries(const float *q, int64_t queries, int64_t dim, int rotated, uint8_t *whole) {
+/* The queries as the kernel takes them: turned if keys are, in integers. */
+static void quantize_queries(const float *q, int64_t queries, int64_t dim, int rotated, uint8_t *integers) {
     for (int64_t h = 0; h < queries; h++) {
         float turned[ML_MAX_HEAD_DIM];
         memcpy(turned, q + h * dim, (size_t)dim * sizeof *turned);
         if (rotated) ml_rotate(turned, dim);
-        ml_query_quantize(turned, dim, whole + h * ml_query_bytes(dim));
+        ml_query_quantize(turned, dim, integers + h * ml_query_bytes(dim));
     }
 }
 
@@ -150,22 +150,22 @@ int ml_warm_attend(const ml_tensor *q, const ml_tensor *keys, const ml_tensor *v
     }
     status = head_open(keys, key_bits, value_bits, rotated, &head);
     const int64_t queries = q->shape[0], dim = q->shape[1];
-    uint8_t *whole = ml_calloc((size_t)queries, (size_t)ml_query_bytes(dim));
+    uint8_t *integers = ml_calloc((size_t)queries, (size_t)ml_query_bytes(dim));
     float *state = ml_calloc((size_t)queries, 2 * sizeof *state);
     float *area = ml_calloc((size_t)dim, 2 * PAGE * sizeof *area);
-    if (status == ML_OK && !(whole && state && area)) status = ML_E_MEMORY;
+    if (status == ML_OK && !(integers && state && area)) status = ML_E_MEMORY;
     if (status == ML_OK) status = ml_tensor_create(ML_F32, 2, q->shape, &result);
     const float *x = status == ML_OK ? ml_tensor_floats(q, &own_q) : NULL;
     const float *k = x ? ml_tensor_floats(keys, &own_k) : NULL, *v = k ? ml_tensor_floats(values, &own_v) : NULL;
     if (status == ML_OK && !v) status = ML_E_MEMORY;
     if (status == ML_OK) {
         float *acc = floats_of(result);
-        ml_attend work = {.rows = 1, .group = queries, .head_dim = dim, .q = x, .whole = whole, .area = area};
+        ml_attend work = {.rows = 1, .group = queries, .head_dim = dim, .q = x, .integers = integers, .area = area};
         work.top = state;
         work.sum = state + queries;
         work.acc = acc;
         for (int64_t h = 0; h < queries; h++) state[h] = -INFINITY;
-        quantize_queries(x, queries, dim, rotated, whole);
+        quantize_queries(x, queries, dim, rotated, integers);
         status = attend_pages(&head, &work, k, v, keys->shape[0]);
         for (int64_t i = 0; status == ML_OK && i < queries * dim; i++) acc[i] /= state[queries + i / dim];
     }
@@ -174,7 +174,7 @@ int ml_warm_attend(const ml_tensor *q, const ml_tensor *keys, const ml_tensor *v
     } else {
         ml_tensor_free(result);
     }
-    free(whole);
+    free(integers);
     free(state);
     free(area);
     free(own_q);

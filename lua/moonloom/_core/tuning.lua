@@ -1,7 +1,7 @@
 --- Optimisations that can be switched off, to measure what each is worth.
 --
 --     print(moonloom.tuning())                -- the switches, what they mean, which are off
---     moonloom.tuning("whole", false)         -- off, until moonloom.tuning("whole", true)
+--     moonloom.tuning("integers", false)      -- off, until moonloom.tuning("integers", true)
 --     moonloom bench --ablate                 -- each in turn
 local ffi = require "ffi"
 local interrupt = require "moonloom._core.interrupt"
