@@ -30,7 +30,7 @@
 -- the rows also hold every sample, their median, and the bytes and operations of a sample.
 --
 -- --ablate switches the optimisations off, one after the other, and adds a row for each; all take turns, and `loss` is
--- the median over the rounds. --ablate whole,share takes only these; moonloom.tuning() says what each of them is.
+-- the median over the rounds. --ablate integers,share takes only these; moonloom.tuning() says what each of them is.
 -- Prefetches of weights are inside the kernels' loops and cannot be switched off; `huge` has sessions of its own;
 -- `sketch` matters to greedy only. What makes no difference to a row shows the noise of the machine: `share` and
 -- `flash` only matter to few and to many rows, and `share` from a depth of some hundred tokens on.
