@@ -66,21 +66,11 @@ local function byte_text(n)
     return ("%.1f MB"):format(n / 1e6)
 end
 
-local function parameter_count(model)
-    local total = 0
-    for _, tensor in ipairs(model.weights:tensors()) do
-        local elements = 1
-        for _, size in ipairs(tensor.shape) do elements = elements * size end
-        total = total + elements
-    end
-    return total
-end
-
 --- One line about the current model, the threads and the instruction set; raises if the model cannot be opened.
 function M.about_model()
     local model, threads = ml.current(), ml.threads()
     return ("%s: %s, %s parameters, %s; %d thread%s, %s"):format(model.name, model:config().architecture,
-        count_text(parameter_count(model)), byte_text(tonumber(model.weights:bytes())), threads,
+        count_text(model.weights:parameters()), byte_text(tonumber(model.weights:bytes())), threads,
         threads == 1 and "" or "s", ml.isa())
 end
 

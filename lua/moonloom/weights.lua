@@ -21,6 +21,13 @@ function M.open(path)
     return setmetatable({ handle = ffi.gc(out[0], C.ml_weights_free), path = path }, Weights)
 end
 
+--- Numbers in a tensor as :info() describes it.
+function M.elements(info)
+    local count = 1
+    for _, extent in ipairs(info.shape) do count = count * extent end
+    return count
+end
+
 local function handle(self)
     return self.handle or error(self.path .. " is closed", 3)
 end
@@ -58,6 +65,13 @@ function Weights:timings()
     local out = ffi.new("double[3]")
     C.ml_weights_timings(handle(self), out)
     return { header = out[0], metadata = out[1], tensors = out[2] }
+end
+
+--- Numbers in all tensors together: the parameters of a model.
+function Weights:parameters()
+    local sum = 0
+    for _, info in ipairs(self:tensors()) do sum = sum + M.elements(info) end
+    return sum
 end
 
 --- Describes the tensor of that name, or the one at an index from 1:

@@ -2,6 +2,7 @@
 -- beside it with an empty cache, in turns, since the bandwidth of a shared machine changes by the minute.
 local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
+local prepare = require "moonloom.bench.prepare"
 local progress = require "moonloom._core.progress"
 local random = require "moonloom._core.random"
 
@@ -16,7 +17,6 @@ local M = {
     },
 }
 
-local STEP = 2048      -- tokens between two looks at the progress
 local BANDWIDTH_MS = 40
 
 local FORMATS = { { name = "16 bits", empty = true }, { name = "16 bits" }, { name = "8 bits", bits = 8 },
@@ -25,13 +25,7 @@ local FORMATS = { { name = "16 bits", empty = true }, { name = "16 bits" }, { na
 local function begin(model, format, tokens)
     local session = model:session { kv = format.bits and { bits = format.bits } or false, prefixes = false }
     if format.empty then return session end
-    local bar = progress.start { label = format.name, total = tokens, unit = "tokens" }
-    interrupt.finally(function()
-        while session.position < tokens do
-            session:fill_random(math.min(STEP, tokens - session.position))
-            bar:update(session.position)
-        end
-    end, function() bar:done() end)
+    prepare.fill(session, tokens, format.name)
     return session
 end
 

@@ -2,6 +2,7 @@
 -- the first token of the new branch adds, and whether the logits are those of reading the beginning anew.
 local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
+local prepare = require "moonloom.bench.prepare"
 local progress = require "moonloom._core.progress"
 local random = require "moonloom._core.random"
 local read_file = require "moonloom._core.read_file"
@@ -19,8 +20,6 @@ local M = {
     },
 }
 
-local STEP = 2048 -- tokens between two looks at the progress
-
 local function read_ids(args, model)
     local path = args.file or moonloom.home .. "/data/text.txt"
     local found = model:tokenize(read_file(path, "the text"), { special = false })
@@ -32,14 +31,8 @@ end
 
 -- The timeline, under the policy of the day.
 local function begin(args, model, ids)
-    local session, bar = model:session(), progress.start { label = "reading", total = args.tokens, unit = "tokens" }
-    interrupt.finally(function()
-        if ids then return session:feed(ids, { progress = function(fed) bar:update(fed) end }) end
-        while session.position < args.tokens do
-            session:fill_random(math.min(STEP, args.tokens - session.position))
-            bar:update(session.position)
-        end
-    end, function() bar:done() end)
+    local session = model:session()
+    if ids then prepare.read(session, ids) else prepare.fill(session, args.tokens) end
     return session
 end
 
@@ -52,11 +45,11 @@ end
 
 local TRIES = 3 -- of which the shortest counts: a machine has other things to do, too
 
--- Milliseconds of action(prepare()), which makes a session that nobody needs.
-local function best_time(prepare, action)
+-- Milliseconds of action(make()), which makes a session that nobody needs.
+local function best_time(make, action)
     local best = math.huge
     for _ = 1, TRIES do
-        local session = prepare()
+        local session = make()
         local began = moonloom.now()
         local made = action(session)
         best = math.min(best, moonloom.now() - began)

@@ -38,10 +38,8 @@ local function sizes_by_type(tensors)
             entry = { type = tensor.type, tensors = 0, bytes = 0, elements = 0 }
             found[tensor.type], list[#list + 1] = entry, entry
         end
-        local elements = 1
-        for _, extent in ipairs(tensor.shape) do elements = elements * extent end
         entry.tensors, entry.bytes = entry.tensors + 1, entry.bytes + tensor.bytes
-        entry.elements = entry.elements + elements
+        entry.elements = entry.elements + weights.elements(tensor)
     end
     table.sort(list, function(a, b) return a.bytes > b.bytes or (a.bytes == b.bytes and a.type < b.type) end)
     return list

@@ -29,6 +29,7 @@
 local columns = require "moonloom._core.columns"
 local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
+local prepare = require "moonloom.bench.prepare"
 local progress = require "moonloom._core.progress"
 local read_file = require "moonloom._core.read_file"
 
@@ -170,10 +171,9 @@ end
 local function sample_layers(model, ids, kv)
     kv.memory, kv.spill = BUDGET, os.getenv("TMPDIR") or "/var/tmp"
     local session = model:session { kv = kv, prefixes = false }
-    local sum, bar = { bytes = 0, packed = 0, unsplit = 0, keys8 = 0, keys4 = 0, values8 = 0, values4 = 0, layers = 0 },
-        progress.start { label = "reading", total = #ids, unit = "tokens" }
+    local sum = { bytes = 0, packed = 0, unsplit = 0, keys8 = 0, keys4 = 0, values8 = 0, values4 = 0, layers = 0 }
     interrupt.finally(function()
-        session:feed(ids, { progress = function(fed) bar:update(fed) end })
+        prepare.read(session, ids)
         for layer = 0, model:config().layers - 1 do
             local one = session:sample(layer)
             sum.layers = sum.layers + 1
@@ -184,10 +184,7 @@ local function sample_layers(model, ids, kv)
             end
         end
         sum.promotion = session:promotion()
-    end, function()
-        bar:done()
-        session:close()
-    end)
+    end, function() session:close() end)
     for _, name in ipairs { "keys8", "keys4", "values8", "values4" } do sum[name] = sum[name] / sum.layers end
     return sum
 end
@@ -279,8 +276,6 @@ end
 
 -- ---- a full cache
 
-local STEP = 2048 -- tokens between two looks at the progress
-
 local Filled = {}
 Filled.__index = Filled
 
@@ -300,24 +295,16 @@ end
 
 local function fill(args, model)
     local session, began = model:session { prefixes = false }, moonloom.now()
-    local bar = progress.start { label = "filling in random tokens", total = args.fill_random, unit = "tokens" }
     local result = { tokens = args.fill_random, decoded = args.decode }
     interrupt.finally(function()
-        while session.position < args.fill_random do
-            session:fill_random(math.min(STEP, args.fill_random - session.position))
-            bar:update(session.position)
-        end
-        bar:done()
+        prepare.fill(session, args.fill_random, "filling in random tokens")
         local filled = moonloom.now()
         for _ = 1, args.decode do session:step(1) end
         result.fill_seconds, result.token_ms = (filled - began) / 1000, (moonloom.now() - filled) / args.decode
         result.levels = session:levels()
         local pool = session:stats().kv
         result.reserved, result.reserved_peak, result.used = pool.reserved, pool.reserved_peak, pool.used
-    end, function()
-        bar:done()
-        session:close()
-    end)
+    end, function() session:close() end)
     return setmetatable(result, Filled)
 end
 

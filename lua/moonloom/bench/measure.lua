@@ -2,6 +2,7 @@
 local interrupt = require "moonloom._core.interrupt"
 local moonloom = require "moonloom"
 local passes = require "moonloom.bench.passes"
+local prepare = require "moonloom.bench.prepare"
 local progress = require "moonloom._core.progress"
 local random = require "moonloom._core.random"
 local tuning = require "moonloom._core.tuning"
@@ -77,11 +78,9 @@ end
 --- Brings the base session to a depth.
 function M.deepen(base, depth)
     local ids, position = random_ids(base.model, depth, 0), base.position
-    local more, bar = {}, progress.start { label = "reading", total = depth - position, unit = "tokens" }
+    local more = {}
     for i = position + 1, depth do more[#more + 1] = ids[i] end
-    interrupt.finally(function()
-        base:feed(more, { progress = function(fed) bar:update(fed) end })
-    end, function() bar:done() end)
+    prepare.read(base, more)
 end
 
 return M

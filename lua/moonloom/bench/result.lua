@@ -70,16 +70,10 @@ local M = {}
 
 --- A result without rows, of a model and the arguments of bench.
 function M.new(args, model, variants)
-    local parameters = 0
-    for _, tensor in ipairs(model.weights:tensors()) do
-        local elements = 1
-        for _, extent in ipairs(tensor.shape) do elements = elements * extent end
-        parameters = parameters + elements
-    end
     return setmetatable({
         machine = { cpu = moonloom.cpu(), isa = moonloom.isa(), threads = moonloom.threads() },
         model = {
-            name = model.name, architecture = model:config().architecture, parameters = parameters,
+            name = model.name, architecture = model:config().architecture, parameters = model.weights:parameters(),
             bytes = model.weights:bytes(), bytes_per_token = model:bytes_per_token(),
         },
         rows = {}, variants = variants, columns = columns_of(args), interrupted = false,
