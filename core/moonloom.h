@@ -223,7 +223,7 @@ int ml_meta_string(const ml_weights *weights, const char *key, int64_t index, co
 
 /* ---- model ------------------------------------------------------------------------------------ */
 
-/* How RoPE is stretched over a longer context. */
+/* How RoPE is scaled to a longer context. */
 enum { ML_ROPE_NONE, ML_ROPE_LINEAR, ML_ROPE_YARN, ML_ROPE_LONGROPE };
 
 typedef struct ml_config {

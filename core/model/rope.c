@@ -1,4 +1,4 @@
-/* Rotary position embedding (arXiv:2104.09864), and every way of stretching it that files carry: linear
+/* Rotary position embedding (arXiv:2104.09864), and every way of scaling it that files carry: linear
  * (arXiv:2306.15595), YaRN (arXiv:2309.00071), LongRoPE (arXiv:2402.13753), and a divisor for each frequency
  * (Llama 3). */
 #include "model/rope.h"
@@ -17,7 +17,7 @@ double ml_rope_concentration(double factor, double share) {
 }
 
 /* YaRN's keys. yarn_attn_factor is the model's own word for the concentration; yarn_log_multiplier makes it a quotient
- * (DeepSeek's mscale and mscale_all_dim). */
+ * (DeepSeek's mscale and mscale_all_dim). With a yarn_ext_factor of 0 YaRN is linear scaling, which has none. */
 static void read_yarn(ml_keys *keys, ml_config *c) {
     c->yarn_beta_fast = ml_keys_positive(keys, "rope.scaling.yarn_beta_fast", 32);
     c->yarn_beta_slow = ml_keys_positive(keys, "rope.scaling.yarn_beta_slow", 1);

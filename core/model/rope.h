@@ -11,7 +11,7 @@ typedef struct ml_rope {
     double *frequencies;    /* {dims / 2}: radians a position */
 } ml_rope;
 
-/* Reads how RoPE is stretched; needs config->context. */
+/* Reads how RoPE is scaled; needs config->context. */
 void ml_rope_read(ml_keys *keys, ml_config *config);
 /* What YaRN multiplies cos and sin by, so that attention stays as sharp over a context longer by `factor`; `share` is 1
  * but for models that say otherwise. */

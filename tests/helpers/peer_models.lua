@@ -1,10 +1,10 @@
 -- The models whose logits llama.cpp gave (tests/golden/peer.json, made by tests/tools/peer_models.lua): every
--- architecture, and every way of stretching RoPE that a file can carry. Each is { name, model as random_model.write()
+-- architecture, and every way of scaling RoPE that a file can carry. Each is { name, model as random_model.write()
 -- takes it }, and:
 --   peer          the file that the peer was given instead, where it reads a key only in another architecture or not at
 --                 all, but computes the same from other keys
 --   ext_factor    what the peer was told beside the file
---   plain         keys and tensors that undo the stretching: with these the logits must be far away
+--   plain         keys and tensors that undo the scaling: with these the logits must be far away
 local M = {}
 
 local DIMS = 16 -- elements of a head of llama's and qwen2's models
@@ -84,7 +84,7 @@ M.list = {
     { "qwen3, yarn", { arch = "qwen3", keys = yarn() }, plain = { keys = {} } },
 }
 
---- The model of a case without its stretching.
+--- The model of a case without its scaling.
 function M.plain(case)
     local model = {}
     for key, value in pairs(case[2]) do model[key] = value end

@@ -1,4 +1,4 @@
--- Every architecture and every way of stretching RoPE against a peer's logits (tests/golden/peer.json), and what is
+-- Every architecture and every way of scaling RoPE against a peer's logits (tests/golden/peer.json), and what is
 -- refused.
 local ffi = require "ffi"
 local folder = require "helpers.folder"
@@ -112,7 +112,7 @@ describe("a model is refused", function()
         end
     end)
 
-    it("if its RoPE is stretched in a way that is unknown or incomplete", function()
+    it("if its RoPE is scaled in a way that is unknown or incomplete", function()
         local function keys(list) return { arch = "qwen2", keys = list } end
         says("qwen2.rope.scaling.type is not one moonloom knows (none, linear, yarn, longrope)",
             keys { ["rope.scaling.type"] = "dynamic" })
