@@ -16,6 +16,7 @@
 --   moonloom.chat()        the current chat (made on demand): chat:say(text) -> reply, with .streamed and :summary().
 --   moonloom.is_interrupt(problem), moonloom.interrupt   the error of Ctrl-C.
 local arguments = require "moonloom.recipe.arguments"
+local desk = require "moonloom.desk"
 local ffi = require "ffi"
 local interrupt = require "moonloom._core.interrupt"
 local live = require "moonloom.recipe.live" -- from here on `require "recipes.x"` finds recipes
@@ -37,7 +38,6 @@ local M = {
     home = ml.home,
     interrupt = interrupt.error,
     is_interrupt = interrupt.is_interrupt,
-    interactive = false,
     tensor = require "moonloom.tensor", -- moonloom.tensor.new{...}, zeros, randn, load
 
     -- lua/moonloom/models.lua
@@ -83,8 +83,8 @@ end
 
 --- Goes on with the last generation (moonloom.last), with other parameters if given: resume{ max_tokens = 100 }.
 function M.resume(options)
-    if not M.last then error("nothing to go on with: generate something first", 0) end
-    return M.last:resume(options)
+    if not desk.last then error("nothing to go on with: generate something first", 0) end
+    return desk.last:resume(options)
 end
 
 --- The current chat, made on demand.
@@ -92,4 +92,14 @@ function M.chat()
     return live.get("chat").current()
 end
 
-return M
+-- What is on the desk reads and writes as a field.
+local on_desk = { interactive = true, last = true }
+
+return setmetatable(M, {
+    __index = function(_, name)
+        if on_desk[name] then return desk[name] end
+    end,
+    __newindex = function(self, name, value)
+        if on_desk[name] then desk[name] = value else rawset(self, name, value) end
+    end,
+})

@@ -1,6 +1,7 @@
 -- Chat: turns of a person and the model. gpt-oss talks in harmony (lua/moonloom/chat/harmony.lua); others by their
 -- template.
 local arguments = require "moonloom.recipe.arguments"
+local desk = require "moonloom.desk"
 local generation = require "moonloom.generation"
 local harmony = require "moonloom.chat.harmony"
 local moonloom = require "moonloom"
@@ -183,7 +184,7 @@ end
 -- Says something and returns the reply. Only what changed since the last turn is fed: reply.fed tells how many tokens.
 function M.methods:say(text, streamed)
     if type(text) ~= "string" then error(("a chat is told a text, not %s"):format(tostring(text)), 2) end
-    if streamed == nil then streamed = moonloom.interactive end
+    if streamed == nil then streamed = desk.interactive end
     local way, turn = ways[self.way], { user = { role = "user", content = text } }
     self.turns[#self.turns + 1] = turn
     local fine, problem = pcall(function()
@@ -230,10 +231,10 @@ end
 
 -- The chat that lines with > go to; a new one if there is none, or if the model changed.
 function M.current()
-    local open = moonloom.open_chat
+    local open = desk.chat
     if not open or open.model ~= moonloom.current() and not open.parameters.model then
         open = M.new {}
-        moonloom.open_chat = open
+        desk.chat = open
     end
     return open
 end
@@ -259,12 +260,12 @@ function M.run(args, door)
     local message = args.message
     args.message = nil
     local chat = begin(args)
-    moonloom.open_chat = chat
+    desk.chat = chat
     if not message then
         if door.command then return converse(chat, door) end
         return chat
     end
-    return chat:say(message, moonloom.interactive or door.command and not door.json and terminal.is_terminal(1))
+    return chat:say(message, desk.interactive or door.command and not door.json and terminal.is_terminal(1))
 end
 
 return M

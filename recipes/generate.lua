@@ -1,4 +1,5 @@
 -- Generate: goes on from a prompt, token by token. The loop that does it is recipes/loop.lua.
+local desk = require "moonloom.desk"
 local generation = require "moonloom.generation"
 local interrupt = require "moonloom._core.interrupt"
 local loop = require "recipes.loop"
@@ -60,7 +61,7 @@ end
 function M.show(g, door)
     local shown = door and door.command and not door.json and terminal.is_terminal(1)
     g.probabilities = terminal.has_colour(1) or door and door.json
-    g.streamed = moonloom.interactive or shown
+    g.streamed = desk.interactive or shown
     if not g.streamed then return end
     g.write, g.opening = screen(), g.prompt .. g.text -- written when it has been read: the bar needs the line
 end

@@ -1,4 +1,5 @@
 --- What the prompt knows of models: the banner, the globals, the current chat, and how generations are shown.
+local desk = require "moonloom.desk"
 local environment = require "repl.environment"
 local ml = require "moonloom"
 local recipe = require "moonloom.recipe.live"
@@ -7,7 +8,7 @@ local M = {}
 
 --- From now on generate and chat write what they make while they make it; problems of edited recipes go to `report`.
 function M.be_interactive(report)
-    ml.interactive = true
+    desk.interactive = true
     recipe.reporter = report
 end
 
@@ -26,7 +27,7 @@ end
 
 --- Whether Ctrl-C left something that resume() goes on with.
 function M.can_resume()
-    return is_stopped(ml.last)
+    return is_stopped(desk.last)
 end
 
 local shown = setmetatable({}, { __mode = "k" }) -- streamed value -> the summary that was shown

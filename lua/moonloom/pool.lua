@@ -16,6 +16,7 @@
 -- Which of those that wait go next is a recipe, recipes/schedule.lua. pool.passes, pool.rows and pool.most tell how
 -- many passes there were, of how many rows in all, and of how many at most.
 local arguments = require "moonloom.recipe.arguments"
+local desk = require "moonloom.desk"
 local given = require "moonloom._core.expect"
 local interrupt = require "moonloom._core.interrupt"
 local live = require "moonloom.recipe.live"
@@ -70,10 +71,9 @@ end
 
 -- What a call sets for itself goes with its request: exchanges that of the pool and that of a request.
 local function exchange(scope)
-    local moonloom = require "moonloom"
-    local before = { kv = policy.default, last = moonloom.last, interactive = moonloom.interactive,
+    local before = { kv = policy.default, last = desk.last, interactive = desk.interactive,
         quiet = progress.quiet }
-    policy.default, moonloom.last, moonloom.interactive = scope.kv, scope.last, scope.interactive
+    policy.default, desk.last, desk.interactive = scope.kv, scope.last, scope.interactive
     progress.quiet = scope.quiet
     return before
 end
@@ -308,13 +308,12 @@ end
 --- Runs all requests to their ends. Returns their values, in order.
 function Pool:run()
     if self.running then error("this pool is running", 2) end
-    local moonloom = require "moonloom"
     self.running, self.stop, self.stopping = true, nil, false
     local began = ml.C.ml_time_now()
     local fine, problem = pcall(work, self)
     self.running, self.ms = nil, ml.C.ml_time_now() - began
     if not fine then error(problem, 0) end
-    if self.stop then moonloom.last = self end
+    if self.stop then desk.last = self end
     return self.values
 end
 

@@ -44,6 +44,7 @@
 -- Two builds, or a build and a peer in turns: `moonloom bench compare`. What was measured: BENCHMARKS.md.
 local ablation = require "moonloom.bench.ablation"
 local cases = require "moonloom.bench.cases"
+local desk = require "moonloom.desk"
 local interrupt = require "moonloom._core.interrupt"
 local measure = require "moonloom.bench.measure"
 local moonloom = require "moonloom"
@@ -105,7 +106,7 @@ function M.run(args, door)
         result.peer = peers.open(args.peer)
         result.peer:check(list)
     end
-    result.streamed = moonloom.interactive or door.command and not door.json
+    result.streamed = desk.interactive or door.command and not door.json
     local function say(line)
         if not result.streamed then return end
         io.stdout:write(line, "\n")

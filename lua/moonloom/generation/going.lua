@@ -3,6 +3,7 @@
 -- This is no recipe because it has to work where a recipe fails or Ctrl-C stops one: the loop ends with the text so
 -- far, with everything in the session that is on the screen, and ready for resume().
 local arguments = require "moonloom.recipe.arguments"
+local desk = require "moonloom.desk"
 local given = require "moonloom._core.expect"
 local interrupt = require "moonloom._core.interrupt"
 local turns = require "moonloom._core.turns"
@@ -97,7 +98,7 @@ end
 local function tell(self)
     if turns.inside() then return end
     recipe.reporter(("stopped after %d tokens: %s%s"):format(#self.tokens, recipe.explain(self.problem),
-        require("moonloom").interactive and "\n    mend it, then resume() goes on" or ""))
+        desk.interactive and "\n    mend it, then resume() goes on" or ""))
 end
 
 --- Runs the loop until there is a reason to stop, which is g.stop then: what finished() said, or "interrupted" by
@@ -105,7 +106,7 @@ end
 --- raised. Whatever it was, resume() goes on. Returns the generation.
 function M:go()
     if self._going then error("this generation is being made: resume it when it has stopped", 2) end
-    require("moonloom").last = self
+    desk.last = self
     self._going, self.stop, self.problem = true, nil, nil
     local before, trouble = #self.tokens, nil
     for _, part in ipairs { attempt, finish } do
