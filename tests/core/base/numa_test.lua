@@ -42,7 +42,7 @@ describe("numa", function()
         assert.has_error(function() moonloom.numa("all") end)
         local _, err, code = run "--numa all -e 1"
         assert.equal(2, code)
-        assert.truthy(err:find("numa is off or spread, not 'all'", 1, true))
+        assert.truthy(err:find("numa must be one of off, spread, not 'all'", 1, true))
         assert.equal("off\n", (run { "--numa", "off", "-e", 'print((require("moonloom").numa()))' }))
         local out
         out, err, code = run "logits --prompt Once --top 1 --json --numa spread"
