@@ -61,7 +61,7 @@ end
 -- The help on one item, as lines.
 local function item_page(item, look)
     local shelf, value = shelves[item.shelf], item.value
-    local title = item.shelf == "samplers" and chains.signature(item.name, value) or item.name
+    local title = arguments.signature(item.name, value.parameters)
     local out = { ("%s   %s: %s%s"):format(look.paint("strong", title), shelf.what, value.summary or "",
         look.paint("dim", "   " .. look.short(item.path))) }
     local rows = M.parameter_rows(value.parameters, look.show)
@@ -122,7 +122,7 @@ function M.rows(name)
     if not shelves[name] then return nil end
     local rows = {}
     for i, row in ipairs(name == "samplers" and chains.list() or policy.list()) do
-        rows[i] = { row.signature or row.name, row.summary }
+        rows[i] = { row.signature, row.summary }
     end
     return rows
 end

@@ -6,10 +6,12 @@
 -- to that file, too, and attention reads it from there, slower.
 return {
     summary = "8 bits behind the newest 1024 tokens, at most 1.75 GB",
+    parameters = {
+        { name = "hot_tokens", type = "integer", min = 0, default = 1024, doc = "newest tokens that stay plain" },
+        { name = "memory", default = 1.75e9, doc = "bytes of memory for pages, such as '2G'" },
+    },
     bits = 8,
-    hot_tokens = 1024,
     first_tokens = 64,
-    memory = 1.75e9,
     window = "disk",
     spill = os.getenv("TMPDIR") or "/var/tmp",
 }

@@ -15,6 +15,12 @@ local by_layer = { default = 4 }
 return {
     summary = "plain at first, then 8 bits, then 4: an example with comments",
 
+    -- What `--kv 'example(eight_from=100)'` or kv = { "example", eight_from = 100 } may change.
+    parameters = {
+        { name = "eight_from", type = "integer", min = 0, default = 256, doc = "position from which 8 bits do" },
+        { name = "four_from", type = "integer", min = 0, default = 512, doc = "position from which 4 bits do" },
+    },
+
     -- Until something below says otherwise, all is plain.
     bits = 16,
 
@@ -25,12 +31,12 @@ return {
     first_tokens = 64,
 
     -- Called after every pass (in decoding: between two tokens). `now` has position (tokens in the session), bytes (of
-    -- the cache) and the sizes of the model. What it returns replaces the fields above.
-    at = function(now)
-        if now.position < 256 then return nil end
+    -- the cache) and the sizes of the model, `p` the parameters. What it returns replaces the fields above.
+    at = function(now, p)
+        if now.position < p.eight_from then return nil end
 
-        -- Up to 512 tokens: 8 bits.
-        if now.position < 512 then return { bits = 8 } end
+        -- At first 8 bits.
+        if now.position < p.four_from then return { bits = 8 } end
 
         -- Then values in 4 bits, and keys too but for the last layer. The pages that have 8 bits by now get 4, too.
         by_layer[now.layers - 1] = 8

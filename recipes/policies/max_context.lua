@@ -2,10 +2,12 @@
 -- within 0.95 GB. What left the window of window layers, and what is above the budget, lies in a spill file.
 return {
     summary = "4 bits behind the newest 128 tokens, at most 0.95 GB",
+    parameters = {
+        { name = "hot_tokens", type = "integer", min = 0, default = 128, doc = "newest tokens that stay plain" },
+        { name = "memory", default = 0.95e9, doc = "bytes of memory for pages, such as '2G'" },
+    },
     bits = 4,
-    hot_tokens = 128,
     first_tokens = 64,
-    memory = 0.95e9,
     window = "disk",
     spill = os.getenv("TMPDIR") or "/var/tmp",
 }

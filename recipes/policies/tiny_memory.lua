@@ -2,9 +2,11 @@
 -- file, and attention reads it from there: exact, but each token then costs as much as reading it all.
 return {
     summary = "4 bits as soon as a page is full, at most 256 MB",
+    parameters = {
+        { name = "memory", default = 256e6, doc = "bytes of memory for pages, such as '2G'" },
+    },
     bits = 4,
     hot_tokens = 0,
-    memory = 256e6,
     window = "disk",
     spill = os.getenv("TMPDIR") or "/var/tmp",
 }

@@ -154,6 +154,34 @@ describe("policies by name", function()
         session:close()
     end)
 
+    it("take other values where they are named", function()
+        local session = model:session { kv = "balanced(hot_tokens=512, memory=1G)" }
+        assert.equal("balanced(hot_tokens=512, memory=1G)", session:policy().name)
+        assert.same({ 512, "1G", 8 }, { session:policy().hot_tokens, session:policy().memory, session:policy().bits })
+        session:policy { "balanced", hot_tokens = 64 }
+        assert.equal(64, session:policy().hot_tokens)
+        assert.equal(1.75e9, session:policy().memory)
+        session:policy { "example", eight_from = 2, four_from = 3 }:step(5):step(6):step(7)
+        assert.equal(4, session:policy().value_bits)
+        session:close()
+    end)
+
+    it("keep the version before when a saved one has no such value", function()
+        local told, reporter = {}, recipe.reporter
+        recipe.reporter = function(problem) told[#told + 1] = problem end
+        local path = write("values.lua", "return { parameters = { { name = 'bits', default = 8 } } }")
+        local session = model:session { kv = { path, bits = 4 } }
+        session:step(5)
+        write("values.lua", "return { parameters = { { name = 'hot_tokens', default = 5 } } }")
+        recipe.refresh()
+        session:step(5)
+        assert.equal(1, #told)
+        assert.truthy(told[1]:find("has no parameter 'bits'", 1, true), told[1])
+        assert.equal(4, session:policy().bits)
+        session:close()
+        recipe.reporter = reporter
+    end)
+
     it("are refused by a sentence", function()
         local function refused(kv, words)
             local fine, problem = pcall(model.session, model, { kv = kv })
@@ -165,6 +193,11 @@ describe("policies by name", function()
         refused(write("none.lua", "return 5"), "returns a number")
         refused(write("odd.lua", "return { hots = 5 }"), "there is no 'hots'")
         refused("5", "16, 8 or 4, not 5")
+        refused("balanced(hot=5)", "kv policy balanced has no parameter 'hot'; did you mean 'hot_tokens'?")
+        refused({ "balanced", hot_tokens = -1 }, "hot_tokens must be at least 0, not -1")
+        refused("fastest(1)", "kv policy fastest: takes 0 values, not 1")
+        refused("balanced(hot_tokens=5", "a ) is missing at the end")
+        refused("balanced=5,fastest", "one policy is needed, not 2")
         refused(print, "a table or a name is needed")
         assert.has_error(function() moonloom.kv("nothing") end)
         assert.is_nil(moonloom.kv())

@@ -31,12 +31,18 @@
 --
 --   summary       a line about it
 --   source        the paper or the program that it follows
---   at            function(now) that returns the fields that are different now, or nil; it is called after every pass,
---                 with now = { position =, bytes =, layers =, kv_heads =, window =, window_period = }
+--   parameters    values that whoever names the policy may change, as a recipe has them: see recipe/arguments.lua.
+--                 "balanced(hot_tokens=512)" or { "balanced", hot_tokens = 512 } is then the policy with that value.
+--                 One with the name of a field is that field
+--   at            function(now, p) that returns the fields that are different now, or nil; it is called after every
+--                 pass, with now = { position =, bytes =, layers =, kv_heads =, window =, window_period = } and the
+--                 parameters by name
+local arguments = require "moonloom.recipe.arguments"
 local ffi = require "ffi"
 local listing = require "moonloom.recipe.listing"
 local live = require "moonloom.recipe.live"
 local ml = require "moonloom._core.ffi"
+local notation = require "moonloom.recipe.notation"
 local suggest = require "moonloom._core.suggest"
 local C, check = ml.C, ml.check
 
@@ -222,15 +228,16 @@ function M.describe(name)
     return policy, path
 end
 
---- All policies: { { name, summary, source, path }, ... }; printed, a line each.
+--- All policies: { { name, signature, summary, source, path }, ... }; printed, a line each.
 function M.list()
     local rows = {}
     for i, name in ipairs(M.names()) do
         local fine, policy, path = pcall(M.describe, name)
-        rows[i] = fine and { name = name, summary = policy.summary or "", source = policy.source, path = path }
-            or { name = name, summary = "(its file cannot be loaded)" }
+        rows[i] = fine and { name = name, signature = arguments.signature(name, policy.parameters),
+            summary = policy.summary or "", source = policy.source, path = path }
+            or { name = name, signature = name, summary = "(its file cannot be loaded)" }
     end
-    return listing.of(rows, "name")
+    return listing.of(rows, "signature")
 end
 
 -- The name for `live` of the file that `name` means, a name or a path; it is there.
@@ -248,19 +255,38 @@ end
 local Policy = {}
 Policy.__index = Policy
 
---- A policy out of what a user gives: a table, a name, a file, bits, or true for "balanced". It is for one cache.
+-- The parameters of the policy of a file, by name.
+local function values_of(self, source)
+    local owner = "kv policy " .. self.entry[1]
+    return arguments.check_own(owner, source.parameters, arguments.by_name(owner, source.parameters, self.entry))
+end
+
+-- The policy of a name or a file, perhaps with values: { "balanced", hot_tokens = 512 }.
+local function named(entry)
+    local self = setmetatable({ name = notation.write(entry), file = locate(entry[1]), entry = entry }, Policy)
+    values_of(self, live.value(self.file))
+    return self
+end
+
+--- A policy out of what a user gives: a table of fields, a name (perhaps with values), a file, bits, or true for
+--- "balanced". It is for one cache.
 function M.choose(what)
     if what == true then what = "balanced" end
-    if type(what) ~= "string" then
-        if type(what) ~= "table" then fail("a table or a name is needed, such as { bits = 8 }, not %s", type(what)) end
-        return setmetatable({ table = what }, Policy)
+    if type(what) == "table" then
+        return type(what[1]) == "string" and named(what) or setmetatable({ table = what }, Policy)
+    elseif type(what) ~= "string" then
+        fail("a table or a name is needed, such as { bits = 8 }, not %s", type(what))
     end
     local keys, values = what:match("^(%d+),?(%d*)$")
     if keys then
         return setmetatable({ name = what, table = { key_bits = tonumber(keys),
             value_bits = tonumber(values ~= "" and values or keys) } }, Policy)
     end
-    return setmetatable({ name = what, file = locate(what) }, Policy)
+    if not what:find("[(=]") or what:find("/", 1, true) then return named { what } end
+    local entries, problem = notation.read(what)
+    if not entries then fail("%s", problem) end
+    if entries[2] then fail("one policy is needed, not %d: '%s'", #entries, what) end
+    return named(entries[1])
 end
 
 local function copied(value)
@@ -270,18 +296,24 @@ local function copied(value)
     return copy
 end
 
--- The fields at a position, as a new table without `at` and `summary`.
+local ABOUT = { "at", "parameters", "source", "summary" } -- what a file has besides fields
+
+-- The fields at a position, as a new table.
 local function evaluate(self, handle, config, position)
     local source, fields = self.table or live.value(self.file), {}
+    local p = self.entry and values_of(self, source) or {}
     local function add(list)
         for name, value in pairs(list) do fields[name] = copied(value) end
     end
     add(source)
-    if type(source.at) == "function" then
-        add(source.at { position = position, bytes = tonumber(C.ml_cache_bytes(handle)), layers = config.layers,
-            kv_heads = config.kv_heads, window = config.window, window_period = config.window_period } or {})
+    for name, value in pairs(p) do
+        if known[name] then fields[name] = copied(value) end
     end
-    fields.at, fields.summary, fields.source = nil, nil, nil
+    if type(source.at) == "function" then
+        add(source.at({ position = position, bytes = tonumber(C.ml_cache_bytes(handle)), layers = config.layers,
+            kv_heads = config.kv_heads, window = config.window, window_period = config.window_period }, p) or {})
+    end
+    for _, name in ipairs(ABOUT) do fields[name] = nil end
     return fields, source
 end
 
@@ -366,5 +398,16 @@ function M.during(kv, f, ...)
     if not fine then error(value, 0) end
     return value
 end
+
+live.judge("^policies%.", function(value)
+    local about = {}
+    for _, name in ipairs(ABOUT) do about[name] = true end
+    for name in pairs(value) do
+        if not known[name] and not about[name] then
+            return ("a policy has no field '%s'%s"):format(tostring(name), suggest.sentence(tostring(name), FIELDS))
+        end
+    end
+    return arguments.problem(value.parameters)
+end)
 
 return M

@@ -8,6 +8,7 @@
 -- parameters that several recipes share (such as samplers.sampling). Such a list may have a field check, a
 -- function(arguments, given) that returns a sentence about what does not go together, or nil; `given` has the names of
 -- what was given, as keys.
+local notation = require "moonloom.recipe.notation"
 local suggest = require "moonloom._core.suggest"
 
 local M = {}
@@ -177,6 +178,35 @@ end
 --- The same for what is no recipe, such as a sampler.
 function M.check_own(owner, parameters, given)
     return check(owner, parameters, M.flat(parameters), given)
+end
+
+--- The values of an entry { name, value, ..., key = value }, such as of a chain, by the names of the parameters.
+function M.by_name(owner, parameters, entry)
+    local given, list, count = {}, M.flat(parameters), #entry - 1
+    if count > #list then
+        M.refuse(owner, "takes %d value%s, not %d", #list, #list == 1 and "" or "s", count)
+    end
+    for i = 1, count do given[list[i].name] = entry[i + 1] end
+    for key, value in pairs(entry) do
+        if type(key) == "string" then
+            if given[key] ~= nil then M.refuse(owner, "%s is given twice", key) end
+            given[key] = value
+        end
+    end
+    return given
+end
+
+--- How an entry is written, with its parameters: "repetition_penalty(penalty, last=64)".
+function M.signature(name, parameters)
+    local entry = { name }
+    for _, parameter in ipairs(M.flat(parameters)) do
+        if parameter.default == nil then
+            entry[#entry + 1] = parameter.name
+        else
+            entry[parameter.name] = parameter.default
+        end
+    end
+    return notation.call(entry)
 end
 
 --- A single value in place of a table goes to the first positional parameter, or the first of all.

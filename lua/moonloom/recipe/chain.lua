@@ -39,46 +39,16 @@ function M.describe(name)
     return sampler, path
 end
 
---- How a sampler is written, with its parameters: "repetition_penalty(penalty, last=64)".
-function M.signature(name, sampler)
-    local entry = { name }
-    for _, parameter in ipairs(arguments.flat(sampler.parameters)) do
-        if parameter.default == nil then
-            entry[#entry + 1] = parameter.name
-        else
-            entry[parameter.name] = parameter.default
-        end
-    end
-    return notation.call(entry)
-end
-
 --- All samplers: { { name, signature, summary, source, path }, ... }; printed, a line each.
 function M.list()
     local rows = {}
     for i, name in ipairs(M.names()) do
         local fine, sampler, path = pcall(M.describe, name)
-        rows[i] = fine and { name = name, signature = M.signature(name, sampler), summary = sampler.summary or "",
-            source = sampler.source, path = path }
+        rows[i] = fine and { name = name, signature = arguments.signature(name, sampler.parameters),
+            summary = sampler.summary or "", source = sampler.source, path = path }
             or { name = name, signature = name, summary = "(its file cannot be loaded)" }
     end
     return listing.of(rows, "signature")
-end
-
--- The values of an entry by the names of the parameters.
-local function by_name(owner, parameters, entry)
-    local given, list = {}, arguments.flat(parameters)
-    local count = #entry - 1
-    if count > #list then
-        arguments.refuse(owner, "takes %d value%s, not %d", #list, #list == 1 and "" or "s", count)
-    end
-    for i = 1, count do given[list[i].name] = entry[i + 1] end
-    for key, value in pairs(entry) do
-        if type(key) == "string" then
-            if given[key] ~= nil then arguments.refuse(owner, "%s is given twice", key) end
-            given[key] = value
-        end
-    end
-    return given
 end
 
 local function check_named(owner, entry)
@@ -92,7 +62,7 @@ local function check_named(owner, entry)
     end
     local checked = { [CHECKED] = {
         file = "samplers." .. name, value = sampler,
-        p = arguments.check_own(owner, sampler.parameters, by_name(owner, sampler.parameters, entry)),
+        p = arguments.check_own(owner, sampler.parameters, arguments.by_name(owner, sampler.parameters, entry)),
     } }
     for key, value in pairs(entry) do checked[key] = value end
     return checked
@@ -157,7 +127,7 @@ local function refresh(entry, checked)
     if value == checked.value or value == checked.refused then return end
     local owner = ("chain (%s)"):format(entry[1])
     local fine, p = pcall(function()
-        return arguments.check_own(owner, value.parameters, by_name(owner, value.parameters, entry))
+        return arguments.check_own(owner, value.parameters, arguments.by_name(owner, value.parameters, entry))
     end)
     if fine then
         checked.value, checked.p = value, p
