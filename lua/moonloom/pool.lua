@@ -71,10 +71,10 @@ end
 
 -- What a call sets for itself goes with its request: exchanges that of the pool and that of a request.
 local function exchange(scope)
-    local before = { kv = policy.default, last = desk.last, interactive = desk.interactive,
+    local before = { kv = policy.default, last = desk.last, chat = desk.chat, interactive = desk.interactive,
         quiet = progress.quiet }
-    policy.default, desk.last, desk.interactive = scope.kv, scope.last, scope.interactive
-    progress.quiet = scope.quiet
+    policy.default, progress.quiet = scope.kv, scope.quiet
+    desk.last, desk.chat, desk.interactive = scope.last, scope.chat, scope.interactive
     return before
 end
 
@@ -82,7 +82,7 @@ end
 -- to stop. A press of Ctrl-C that it met, or that nobody took, is for all.
 local function resume(self, request, ...)
     local outer, taken = exchange(request.scope), interrupt.taken
-    local fine, value = coroutine.resume(request.thread, ...)
+    local fine, value = turns.resume(request, ...)
     request.scope = exchange(outer)
     if interrupt.taken > taken then self.stopping, request.told = true, true end
     if interrupt.take() then self.stopping = true end
@@ -97,7 +97,7 @@ end
 local function begin(self, request)
     self.open = self.open + 1
     request.scope = { kv = policy.default, interactive = false, quiet = true }
-    turns.create(request, request.f)
+    request.thread = coroutine.create(request.f)
     resume(self, request, unpack(request.arguments))
 end
 

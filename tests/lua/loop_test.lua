@@ -1,8 +1,10 @@
 -- Steps of many tokens: what a loop may do beside adding one token after the other, and that it changes nothing.
+local folder = require "helpers.folder"
 local generation = require "moonloom.generation"
 local ml = require "moonloom._core.ffi"
 local moonloom = require "moonloom"
 local recipe = require "moonloom.recipe.live"
+local rewritten = require "helpers.rewritten"
 local sentence_of = require "helpers.sentence"
 local speculative = require "helpers.speculative"
 local generate = recipe.get "generate"
@@ -297,8 +299,11 @@ describe("speculative steps give the tokens of plain ones", function()
     end)
 
     it("under a policy that rounds, in caches of their own: a pass ends where numbers would change", function()
-        for _, hot in ipairs { 0, 64, 100 } do
-            local kv = { bits = 4, hot_tokens = hot }
+        local function later(state)
+            return { bits = state.position < 40 and 16 or 4, hot_tokens = state.position < 90 and 64 or 0 }
+        end
+        for _, kv in ipairs { { bits = 4, hot_tokens = 0 }, { bits = 4, hot_tokens = 64 }, { bits = 4,
+            hot_tokens = 100 }, { at = later } } do
             local results = {}
             for i, drafter in ipairs { false, drafters[1], drafters[3] } do
                 local g = begin(prompts[3], { seed = 7, max_tokens = DEEP and 300 or 150 },
@@ -312,6 +317,57 @@ describe("speculative steps give the tokens of plain ones", function()
             assert.same(results[1], results[2])
             assert.same(results[1], results[3])
         end
+    end)
+
+    it("under a policy that rounds, too, where an error stopped them", function()
+        local kv = { bits = 4, hot_tokens = 0 }
+        local reporter = recipe.reporter
+        recipe.reporter = function() end
+        for _, drafter in ipairs { false, drafters[1] } do
+            local expected
+            for at = 0, 66, DEEP and 1 or 6 do
+                local broken = at > 0
+                local g = begin(prompts[2], { seed = 5, max_tokens = 80, chain = { function(candidates, context)
+                    for id = 1000, 1023 do candidates:ban(id) end
+                    if broken and context.position == context.generation.first + at then error("broken", 0) end
+                end } }, drafter and { drafter = drafter } or nil)
+                g.first = #g.prompt_ids
+                g.session:close()
+                g.session = model:session { kv = kv }
+                g:go()
+                if broken then
+                    assert.same({ "error", at }, { g.stop, #g.ids })
+                    broken = false
+                    g:resume()
+                end
+                expected = expected or { g.ids, logprobs(g) }
+                assert.same(expected, { g.ids, logprobs(g) })
+                g.session:close()
+            end
+        end
+        recipe.reporter = reporter
+    end)
+
+    it("up to the end of the context", function()
+        local path = rewritten(MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf", "short.gguf",
+            { ["gpt-oss.context_length"] = { "u32", 90 } }, {})
+        local short = moonloom.load(path)
+        local expected
+        for _, drafter in ipairs { false, drafters[1], drafters[3] } do
+            local g = begin(prompts[2], { seed = 1, max_tokens = 1000, chain = { function(candidates)
+                for id = 1000, 1023 do candidates:ban(id) end
+            end } }, drafter and { drafter = drafter } or nil)
+            g.session:close()
+            g.model, g.session = short, short:session()
+            g:go()
+            assert.same({ "length", 90, 90 }, { g.stop, #g.all, g.session.position })
+            expected = expected or g.ids
+            assert.same(expected, g.ids)
+            assert.truthy(sentence_of(g.resume, g):find("context ends at 90", 1, true))
+            g.session:close()
+        end
+        short:close()
+        folder.remove()
     end)
 
     it("after an error at any position in the middle of a step, once it is mended", function()

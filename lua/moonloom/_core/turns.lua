@@ -8,19 +8,22 @@ local interrupt = require "moonloom._core.interrupt"
 
 local M = {}
 
-local requests = setmetatable({}, { __mode = "kv" }) -- coroutine -> its request
+local current -- the request that runs
 
---- Makes the coroutine of a request, a table that is the caller's. Its field `wants` then tells what it waits for:
---- { session, cache, ids, want, from }, or nil if it waits for nothing.
-function M.create(request, f)
-    request.thread = coroutine.create(f)
-    requests[request.thread] = request
+--- Resumes the coroutine `request.thread`: true and what it yielded or returned, or false and its error. The request is
+--- a table of the caller's; its field `wants` then tells what it waits for: { session, cache, ids, want, from }, or nil
+--- if it waits for nothing.
+function M.resume(request, ...)
+    local outer = current
+    current = request
+    local fine, value = coroutine.resume(request.thread, ...)
+    current = outer
+    return fine, value
 end
 
 --- The request that runs, or nil. (A coroutine that a request makes for itself is none.)
 function M.inside()
-    local thread = coroutine.running()
-    return thread and requests[thread]
+    return current and coroutine.running() == current.thread and current or nil
 end
 
 --- The turn of a pass: waits for the pool, if a request runs. Returns its batch, and the row in it before the first of
