@@ -1,6 +1,6 @@
 --- A generation: a prompt, the tokens that followed, what else could have stood there, and the session to go on from.
 --
---     g.text  g.ids  g.stop  g.prompt  g.prompt_ids  g.session  g.seed  print(g)
+--     g.text  g.ids  g.stop  g.prompt  g.prompt_ids  g.session  g.seed  print(g)      g.problem after "error"
 --     g.tokens[i]     { id, text, logprob, top = { { id, logprob }, ... } }, i from 1
 --     g:why(i)        what else could have stood at i, before and after the samplers
 --     g:fork(i, { id = | text = | temperature = ... })    another way from token i on
@@ -16,10 +16,10 @@
 -- so a step may add any number of tokens. What came behind the last one is taken back, as if nobody had made it.
 local C = require("moonloom._core.ffi").C
 local candidates = require "moonloom.candidates"
-local turns = require "moonloom._core.turns"
 local random = require "moonloom._core.random"
 local recipe = require "moonloom.recipe.live"
 local tokens = require "moonloom.generation.tokens"
+local turns = require "moonloom._core.turns"
 
 local M = {}
 
@@ -32,13 +32,17 @@ end
 -- ---- making one
 
 --- Takes up the parameters: the chain that they make.
-function Generation:take_parameters()
+function Generation:_take_parameters()
     self.chain = self.recipe.chain(self.parameters)
 end
 
 --- A generation that has not begun: { model, session, prompt_ids, prompt (text, if it was text), parameters, recipe }.
 -- `recipe` is the live recipe whose chain(parameters) and loop(generation) are used; show(generation), where it has
--- one, prepares a fork for the screen. `limit` is the number of tokens at which to stop (parameters.max_tokens).
+-- one, prepares a fork for the screen. go() begins it. Before, a recipe may set
+--     g.write(text, token)   what is certain is given to it as it comes; g.opening is written first
+--     g.watch(token)         is told each token that counts, and may say why to stop after it
+--     g.probabilities        true: somebody will look at them, so best tokens alone will not do
+--     g.limit                the number of tokens at which to stop, if that is not parameters.max_tokens
 function M.new(options)
     local self = setmetatable(options, Generation)
     self.tokens, self.pending = {}, {}
@@ -52,7 +56,7 @@ function M.new(options)
         pieces[i] = self._decoder:push(id)
     end
     self.prompt = options.prompt or table.concat(pieces)
-    self:take_parameters()
+    self:_take_parameters()
     self.times = { fed = 0, prefill_ms = 0, steps = 0, decode_ms = 0 }
     return self
 end
@@ -78,7 +82,7 @@ local function append(self, token)
 end
 
 --- Another generation with the first `count` tokens of this one and the parameters `changes` changed.
-function Generation:branch(count, changes)
+function Generation:_branch(count, changes)
     local parameters = {}
     for key, value in pairs(self.parameters) do parameters[key] = value end
     for key, value in pairs(changes) do parameters[key] = value end
@@ -204,7 +208,7 @@ local function ask(self, finished)
 end
 
 --- Takes back what is pending, from the session as well, which then has no token that was only guessed.
-function Generation:take_back()
+function Generation:_take_back()
     self.pending = {}
     local count = #self.prompt_ids + #self.tokens
     for i = #self.all, count + 1, -1 do self.all[i] = nil end
@@ -223,7 +227,7 @@ function Generation:commit(finished)
         if not self._asking then make_count(self) end
         reason = ask(self, finished)
     end
-    self:take_back()
+    self:_take_back()
     return reason
 end
 

@@ -9,8 +9,8 @@ local interrupt = require "moonloom._core.interrupt"
 local memory = require "moonloom.cache.memory"
 local ml = require "moonloom._core.ffi"
 local policy = require "moonloom.cache.policy"
-local turns = require "moonloom._core.turns"
 local store = require "moonloom.cache.store"
+local turns = require "moonloom._core.turns"
 local C, check = ml.C, ml.check
 
 local M = {}

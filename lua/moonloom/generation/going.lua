@@ -6,10 +6,10 @@ local arguments = require "moonloom.recipe.arguments"
 local desk = require "moonloom.desk"
 local given = require "moonloom._core.expect"
 local interrupt = require "moonloom._core.interrupt"
-local turns = require "moonloom._core.turns"
 local progress = require "moonloom._core.progress"
 local random = require "moonloom._core.random"
 local recipe = require "moonloom.recipe.live"
+local turns = require "moonloom._core.turns"
 
 local M = {}
 
@@ -65,7 +65,7 @@ local function end_step(self)
     local fine, reason = pcall(self.commit, self, self._finished or never)
     if fine then return reason end
     interrupt.take() -- finished() itself is broken, or Ctrl-C came again: the next step asks for that token
-    pcall(self.take_back, self) -- (where the session is closed, the first problem is the one to tell)
+    pcall(self._take_back, self) -- (where the session is closed, the first problem is the one to tell)
 end
 
 -- Feeds the newest token, which the loop leaves to the next step: the session shall have what is on the screen.
@@ -143,7 +143,7 @@ function M:fork(i, changes)
     changes = given.options(changes, "fork")
     local parameters = check_changes(self, changes, "fork")
     if next(changes) == nil then parameters.seed = random.fresh_seed() end
-    local other = self:branch(i - 1, parameters)
+    local other = self:_branch(i - 1, parameters)
     other.forced = changes.id and { changes.id }
     if changes.text then other.forced = self.model:tokenize(changes.text, { special = true }) end
     if self.recipe.show then self.recipe.show(other) end
@@ -162,7 +162,7 @@ function M:resume(changes)
     elseif self.stop == "length" then
         self.limit = #self.tokens + math.max(1, self.parameters.max_tokens)
     end
-    self:take_parameters()
+    self:_take_parameters()
     return self:go()
 end
 
