@@ -1,6 +1,7 @@
 -- Steps of many tokens: what a loop may do beside adding one token after the other, and that it changes nothing.
 local folder = require "helpers.folder"
 local generation = require "moonloom.generation"
+local isa_helper = require "helpers.isa"
 local ml = require "moonloom._core.ffi"
 local moonloom = require "moonloom"
 local recipe = require "moonloom.recipe.live"
@@ -16,7 +17,11 @@ local STORY = "Once upon a time"
 
 local model
 
-setup(function() model = moonloom.current() end)
+setup(function()
+    isa_helper.rows_alone()
+    model = moonloom.current()
+end)
+teardown(isa_helper.as_before)
 
 -- A generation of `prompt` that has not begun.
 local function begin(prompt, parameters, own)

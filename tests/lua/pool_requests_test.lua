@@ -1,6 +1,7 @@
 -- Loops side by side: twenty of the unchanged generate recipe in one pool give what each gives alone.
 local folder = require "helpers.folder"
 local interrupt = require "moonloom._core.interrupt"
+local isa_helper = require "helpers.isa"
 local ml = require "moonloom._core.ffi"
 local moonloom = require "moonloom"
 local random = require "moonloom._core.random"
@@ -55,9 +56,12 @@ describe("a pool", function()
     local list, expected
 
     setup(function()
+        isa_helper.rows_alone()
         list = requests()
         expected = alone(list)
     end)
+
+    teardown(isa_helper.as_before)
 
     it("gives each of twenty requests what it gets alone, in passes of up to twenty rows", function()
         local pool = pool_of(list)

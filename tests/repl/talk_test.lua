@@ -1,4 +1,5 @@
 -- Talking to the model at the prompt: streaming, Ctrl-C, resume, recipes edited meanwhile, chat.
+local isa_helper = require "helpers.isa"
 local prompts = require "helpers.prompt"
 
 if not prompts.available then
@@ -23,6 +24,9 @@ end
 
 describe("talking at the prompt", function()
     local prompt, session
+
+    setup(isa_helper.rows_alone)
+    teardown(isa_helper.as_before)
 
     before_each(function()
         prompt = prompts.new()
