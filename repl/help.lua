@@ -141,6 +141,12 @@ local function help_table(value, name, paint)
     return table.concat(out, "\n")
 end
 
+-- The head of the file at `path`, which `name` stands for.
+local function help_file(name, path, paint)
+    local lines = head_comment(path)
+    return lines and paint("strong", name) .. paint("dim", "   " .. short(path)) .. "\n" .. table.concat(lines, "\n")
+end
+
 local FOLDERS = { "", "cache.", "recipe.", "chat.", "file.", "bench." }
 
 -- The head of a file of lua/moonloom, which is the manual of what it is about: of one thing or of many ("sessions").
@@ -149,10 +155,8 @@ local function help_module(name, paint)
     for _, word in ipairs { name, (name:gsub("s$", "")) } do
         for _, folder in ipairs(FOLDERS) do
             local path = word:find("^[%w_.]+$") and package.searchpath("moonloom." .. folder .. word, package.path)
-            local lines = path and head_comment(path)
-            if lines then
-                return paint("strong", word) .. paint("dim", "   " .. short(path)) .. "\n" .. table.concat(lines, "\n")
-            end
+            local page = path and help_file(word, path, paint)
+            if page then return page end
         end
     end
 end
@@ -223,6 +227,7 @@ end
 local function help_value(value, name, paint)
     local recipe = recipes.describe(value)
     if recipe then return help_recipe(recipe, paint) end
+    if recipes.path(value) then return help_file(name, recipes.path(value), paint) end
     if type(value) == "function" then return help_function(value, name, paint) end
     local summary = environment.summary(name)
     if summary and type(value) ~= "table" then return paint("strong", name) .. "   " .. summary end
@@ -261,9 +266,8 @@ end
 --- Source of `name` with line numbers, or nil and a sentence.
 function M.source(name, paint)
     local known, value = environment.resolve(name)
-    local recipe = known and recipes.describe(value)
-    if recipe and recipe.path then
-        return file_source(recipe.path, paint)
+    if known and recipes.path(value) then
+        return file_source(recipes.path(value), paint)
     elseif known and type(value) == "function" then
         local lines, place, first, last = function_source(value)
         if not lines then return nil, name .. " is built in; it has no Lua source" end

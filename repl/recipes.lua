@@ -21,6 +21,12 @@ function M.info(name)
     return value and door.describe(value)
 end
 
+--- The path of the file that a live value is of, a recipe or another one; nil if it is none.
+function M.path(value)
+    local _, path = live.origin(value)
+    return path
+end
+
 --- Names of the parameters of recipe `value`, the ones that all have included; nil if it is no recipe.
 function M.parameter_names(value)
     local info = door.describe(value)
