@@ -112,9 +112,9 @@ end
 
 --- model:session{ cache = "bf16" | "f32", prefixes = true, kv = } -> an empty session. It shares its cache with the
 --- other sessions of the model that have the same policy by name; with prefixes = false it has one of its own and
---- computes every token itself. `kv` is a policy for keys and values: a name or file ("balanced": see moonloom.policy),
---- true for "balanced", false for all plain, or a table such as { bits = 8 }, which is always for a cache of its own;
---- default: what moonloom.kv() says.
+--- computes every token itself. `kv` is a policy for keys and values: a name or file ("balanced": see
+--- moonloom.cache.policy), true for "balanced", false for all plain, or a table such as { bits = 8 }, which is always
+--- for a cache of its own; default: what moonloom.kv() says.
 function Model:session(options)
     options = given.options(options, "model:session")
     local kv = options.kv

@@ -47,7 +47,7 @@ function M.close_all()
 end
 
 --- An empty session of `model` whose cache is of `kind`, "bf16" (default) or "f32"; with `alone` it has a cache of its
---- own, which remembers no prefixes. `kv` is the policy of the cache (see moonloom.policy), or nil.
+--- own, which remembers no prefixes. `kv` is the policy of the cache (see moonloom.cache.policy), or nil.
 function M.new(model, kind, alone, kv)
     kind = kind or "bf16"
     local cache = alone and caches.new(model, kind, 0, kv) or model:cache(kind, kv)
@@ -115,8 +115,8 @@ function Session:stats()
 end
 
 --- session:policy{ bits = 8, hot_tokens = 1024 } or session:policy "balanced": what becomes of keys and values as the
---- session goes on; see moonloom.policy for all fields. It holds for all sessions that share the cache, and may change
---- between two tokens. Returns the session. Without an argument: the fields in use, or nil if all is plain.
+--- session goes on; see moonloom.cache.policy for all fields. It holds for all sessions that share the cache, and may
+--- change between two tokens. Returns the session. Without an argument: the fields in use, or nil if all is plain.
 function Session:policy(kv)
     local cache = self:shared_cache()
     if kv == nil then return cache.policy and cache.policy:fields() or policy.read(cache.handle, cache.config) end
@@ -153,14 +153,14 @@ function Session:promotion()
 end
 
 --- What lies where: print(session:levels()) draws the levels of the cache by layer; session:levels():data() is the
---- same as tables. See moonloom.levels.
+--- same as tables. See moonloom.cache.levels.
 function Session:levels()
     self:shared_cache():sweep()
     return require("moonloom.cache.levels").of(self)
 end
 
 --- print(session:tree()) draws all sessions that share the cache, and what closed ones left behind, as a tree of the
---- tokens that they have in common; session:tree():data() is the same as tables. See moonloom.tree. Options:
+--- tokens that they have in common; session:tree():data() is the same as tables. See moonloom.cache.tree. Options:
 --- { kept = 20 }, at most so many branches that nobody has open.
 function Session:tree(options)
     options = given.options(options, "session:tree")
@@ -420,7 +420,7 @@ function Session:fork(position)
 end
 
 --- Saves the session: moonloom.restore(path) goes on from it, bit for bit, in any process that opens the same model.
---- The file appears whole or not at all; a failure leaves the session as it was. See moonloom.saved. Returns the
+--- The file appears whole or not at all; a failure leaves the session as it was. See moonloom.cache.saved. Returns the
 --- session.
 function Session:save(path)
     path = given.path(path, "session:save")

@@ -128,6 +128,18 @@ describe("the command", function()
         assert.truthy(run({ "generate", "--help" }):find("--max-tokens N", 1, true))
     end)
 
+    it("has every global option in its own help, in that of recipes, and from Lua, from one table", function()
+        local arguments = require "moonloom.recipe.arguments"
+        local program, recipe = run { "--help" }, run { "logits", "--help" }
+        for _, row in ipairs(require("moonloom.recipe.options").list) do
+            local option = (row.short or "--" .. row.name:gsub("_", "-")) .. (row.word and " " .. row.word or "")
+            local line = "\n  " .. option .. " "
+            assert.equal(row.where ~= "recipe", program:find(line, 1, true) ~= nil, option)
+            assert.equal(row.where ~= "program", recipe:find(line, 1, true) ~= nil, option)
+            assert.equal(row.set ~= nil, (pcall(arguments.parameter, "x", arguments.all {}, row.name)), row.name)
+        end
+    end)
+
     it("exits with 2 and a usage line after wrong usage", function()
         for _, case in ipairs {
             { { "generate", "--promt", "x" }, "did you mean '--prompt'?" },
