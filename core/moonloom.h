@@ -305,7 +305,7 @@ int ml_batch_best(const ml_batch *batch, int64_t row, int32_t *id, float *logit)
 /* The whole forward pass: embed, every layer, head, commit. On any failure the sequences are as before. */
 int ml_forward(ml_cache *cache, ml_batch *batch);
 
-/* The same in steps: embed, then layers (each as a whole, or as attention, router, experts), head, commit.
+/* A forward pass in steps: embed, then layers (each as a whole, or as attention, router, experts), head, commit.
  * A step may be left out or repeated; keys and values of a layer left out are zero for these rows. Nothing
  * counts until ml_forward_commit(). */
 
@@ -531,7 +531,8 @@ void ml_saved_describe(const ml_saved *saved, ml_saved_info *out);
 /* How many of its tokens a session may take over as if it had computed them: `sound` with the instruction set and
  * version that saved it, else 0. */
 int64_t ml_saved_sound(const ml_saved *saved);
-/* Its `tokens` ids and `text_bytes` bytes of text, in the mapped file. The text is NULL where it is damaged. */
+/* The `tokens` ids and `text_bytes` bytes of text of a saved session, in the mapped file. The text is NULL where it is
+ * damaged. */
 const int32_t *ml_saved_ids(const ml_saved *saved);
 const char *ml_saved_text(const ml_saved *saved);
 /* A sentence about what is damaged, or NULL. */

@@ -176,7 +176,7 @@ static void forget_workers(void) {
 }
 
 void ml_signals_block(sigset_t *before) {
-    /* These tell of what the thread itself does. */
+    /* Signals that tell of what the thread itself does. */
     static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
     sigset_t block;
     sigfillset(&block);

@@ -59,7 +59,7 @@ static ALWAYS_INLINE void add_blocks(const format f, const uint8_t *w, int64_t s
     }
 }
 
-/* The same of MXFP4 in whole groups of four from 0 on. */
+/* Adds blocks [0, end) of MXFP4, whole groups of four, as add_blocks() does. */
 static VBMI ALWAYS_INLINE void add_fours(const uint8_t *w, int64_t stride, int64_t k, int64_t end,
                                          const uint8_t *columns, int64_t count, __m512 sum[][SETS]) {
     enum { BYTES = sizeof(ml_block_mxfp4) };
@@ -109,7 +109,7 @@ static ALWAYS_INLINE void multiply_blocks(const format f, const uint8_t *w, int6
     store_sums(count, sum, y, ldy);
 }
 
-/* The same of MXFP4. */
+/* Multiplies rows of MXFP4 with `count` columns: groups of four blocks, then what is left. */
 static VBMI void multiply_fours(const uint8_t *w, int64_t stride, int64_t k, const uint8_t *columns, int64_t count,
                                 float *y, int64_t ldy) {
     const int64_t fours = k / BLOCK / 4 * 4;

@@ -130,8 +130,8 @@ static VBMI ALWAYS_INLINE void open_fours(const uint8_t *w, int64_t stride, quad
     *exponents = _mm512_permutexvar_epi32(in_order, last_lanes(firsts));
 }
 
-/* The same for several columns. Four rows farther ahead is asked for what follows, so that it is there from the first
- * block on (on Zen 5 2 % faster; with one column slower). */
+/* Dots of 16 rows of MXFP4 with several columns. Four rows farther ahead is asked for what follows, so that it is there
+ * from the first block on (on Zen 5 2 % faster; with one column slower). */
 static VBMI ALWAYS_INLINE void dot_fours_columns(int64_t count, const uint8_t *w, int64_t stride, int64_t k,
                                                  int64_t end, const uint8_t *columns, __m512 sum[]) {
     enum { BYTES = sizeof(ml_block_mxfp4) };

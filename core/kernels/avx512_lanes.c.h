@@ -80,7 +80,7 @@ static inline __attribute__((always_inline)) vf v_join(const vf v[8], const int 
     b = _mm512_shuffle_f32x4(half, half, 0xdd);
     return largest ? v_max(a, b) : _mm512_add_ps(a, b);
 }
-/* The same in memory. */
+/* Sums, or largest elements, of eight vectors: to memory. */
 static inline __attribute__((always_inline)) void v_join_sums(const vf v[8], float out[8]) {
     _mm256_storeu_ps(out, _mm512_castps512_ps256(v_join(v, 0)));
 }

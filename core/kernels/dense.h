@@ -10,7 +10,7 @@
 void ml_dense_product(const float *a, int64_t lda, int64_t rows_a, const float *b, int64_t ldb, int64_t rows_b,
                       int64_t k, float *y, int64_t ldy);
 
-/* The same with b as it stands, b[k*ldb + n]: a times b. */
+/* y[m*ldy + n] = sum over k of a[m*lda + k] * b[k*ldb + n]: a times b as it stands, by the same means. */
 void ml_dense_matmul(const float *a, int64_t lda, int64_t rows_a, const float *b, int64_t ldb, int64_t columns_b,
                      int64_t k, float *y, int64_t ldy);
 

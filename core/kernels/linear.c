@@ -85,7 +85,7 @@ static void dot_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml
     }
 }
 
-/* Both in integers: the numbers of a column do not depend on how many columns there are. */
+/* Products in integers, of one column or many: the numbers of a column do not depend on how many there are. */
 static void integer_columns(const ml_matrix *w, int64_t begin, int64_t end, const ml_input *in, float *y, int64_t ldy,
                             void *scratch) {
     const ml_kernels *kernels = ml_kernels_get();
@@ -101,7 +101,7 @@ static void integer_columns(const ml_matrix *w, int64_t begin, int64_t end, cons
     }
 }
 
-/* These columns of these weights. */
+/* Whether the columns of `in` are multiplied with w on the matrix unit. */
 static int on_matrix_unit(const ml_matrix *w, const ml_input *in) {
     return in->integers && w->dtype != ML_F32 && tiled(in->columns);
 }

@@ -107,7 +107,8 @@ static void sort_by_half(const ranked *from, int64_t n, int shift, ranked *to, i
     for (int64_t i = 0; i < n; i++) to[place[from[i].key >> shift & (HALVES - 1)]++] = from[i];
 }
 
-/* Those of which the high half of the key is no larger than the k-th smallest has it: k or some more. `count` is 0. */
+/* Gathers the logits of which the high half of the key is no larger than the k-th smallest has it: k or some more.
+ * `count` {HALVES} is 0. Returns how many. */
 static int64_t gather_best(const float *logits, int64_t n, int64_t k, int32_t *count, ranked *out) {
     for (int64_t i = 0; i < n; i++) count[key_of(logits[i]) >> HALF_BITS]++;
     uint32_t last = 0;

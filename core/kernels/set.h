@@ -127,7 +127,7 @@ typedef struct ml_kernels {
 
     /* See ml_attend. */
     void (*attend)(const ml_attend *work);
-    /* The same for a page of which keys, values or both are quantised. Products with codes are exact in int32: of keys
+    /* Attention to a page of which keys, values or both are quantised. Products with codes are exact in int32: of keys
      * with the integers of the query (8 bits: `integers`; 4 bits: `high`), of values with probability times step,
      * rounded to integers of at most ML_INTEGER_TOP (4 bits: at most 127) of the query's largest in the page. */
     void (*attend_warm)(const ml_attend *work);

@@ -158,7 +158,7 @@ uint8_t **ml_promote_area(ml_cache *cache, int i, int64_t *bytes) {
     return &promoter->stages[i].area;
 }
 
-/* Both areas, or none. */
+/* Takes room for both staging areas, or for none. */
 static int take_areas(ml_cache *cache, int64_t bytes, uint8_t *areas[2]) {
     for (int i = 0; i < 2; i++) {
         areas[i] = ml_page_room(cache, bytes, ML_RECLAIM_SEQUENCES);

@@ -153,7 +153,7 @@ void ml_spill_forget(ml_spill *spill, int64_t offset, size_t bytes) {
     if (spill->bytes > 0) {
         add_vacancy(spill, units_of(bytes), offset);
     } else if (spill->process == getpid()) {
-        /* It is empty: its space goes back to the system, and if that fails it is written over. */
+        /* The file is empty: its space goes back to the system, and if that fails it is written over. */
         for (size_t i = 0; i < spill->vacant_count; i++) spill->vacant[i].count = 0;
         spill->end = 0;
         if (ftruncate(spill->descriptor, 0) != 0) errno = 0;

@@ -58,7 +58,7 @@ static int keep(const uint8_t *data, size_t bytes, blob *out) {
     return ML_OK;
 }
 
-/* Both packed forms of a page. */
+/* A page packed in two ways. */
 static int pack_page(promoting *p, size_t i) {
     const ml_page *page = p->pages[i];
     int status = keep(p->buffer, ml_page_pack(page, p->porter.packer, p->buffer), &p->packed[i]);
