@@ -9,6 +9,11 @@ int unsetenv(const char *name);
 ]]
 
 local M = {}
+
+--- Names of the instruction sets, but for those with a matrix unit; which of them a machine has is found by trying.
+M.sets = { "scalar", "avx2", "avx512", "neon" }
+--- Those too.
+M.all = { "scalar", "avx2", "avx512", "neon", "amx", "amx-emulated" }
 local before, variable
 
 --- For setup(): chooses a set under which no row depends on its batch, here and for commands that are run.
@@ -41,7 +46,7 @@ end
 
 --- body(name) under each instruction set that this machine has; a matrix unit under precision "exact".
 function M.each(body)
-    for _, name in ipairs { "scalar", "avx2", "avx512", "neon", "amx", "amx-emulated" } do
+    for _, name in ipairs(M.all) do
         local used = moonloom.isa()
         if pcall(moonloom.isa, name) then
             local fine, problem = pcall(M.exactly, body, name)

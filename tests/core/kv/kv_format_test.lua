@@ -1,13 +1,13 @@
 -- Quantised cache pages: rotation, round trips, and the kernels that read codes in place.
+local isa_helper = require "helpers.isa"
 local ml = require "moonloom._core.ffi"
 local tensor = require "moonloom.tensor"
 local C, ffi, check = ml.C, require "ffi", ml.check
 
-local ISAS = { "scalar", "avx2", "avx512", "neon" }
 local DIMS = { 8, 24, 32, 40, 64, 128, 256 }
 
 local function each_isa(run)
-    for _, isa in ipairs(ISAS) do
+    for _, isa in ipairs(isa_helper.sets) do
         if C.ml_isa_set(isa) == C.ML_OK then run(isa) end
     end
     check(C.ml_isa_set("auto"))

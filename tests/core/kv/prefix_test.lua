@@ -8,7 +8,7 @@ local C = ml.C
 
 local function isas()
     local list, before = {}, moonloom.isa()
-    for _, name in ipairs { "scalar", "avx2", "avx512", "neon" } do
+    for _, name in ipairs(isa_helper.sets) do
         if pcall(moonloom.isa, name) then list[#list + 1] = name end
     end
     moonloom.isa(before)

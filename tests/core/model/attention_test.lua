@@ -2,13 +2,13 @@
 local ffi = require "ffi"
 local ml = require "moonloom._core.ffi"
 local folder = require "helpers.folder"
+local isa_helper = require "helpers.isa"
 local weights = require "moonloom.weights"
 local synth = require("moonloom.recipe.live").get("synth")
 
 local C, check = ml.C, ml.check
 
 local WIDTH, LAYERS = 64, 2 -- layer 0 sees 128 tokens, layer 1 everything
-local ISAS = { "scalar", "avx2", "avx512", "neon" }
 local SCALAR_TOKENS = 200 -- it is slow
 -- `tokens` more than 512 take a second chunk of the context, more than 1024 a third, where the order of merging shows.
 local SHAPES = {
@@ -170,7 +170,7 @@ describe("attention", function()
             end
 
             local plain -- of the first instruction set, f32 cache
-            for _, isa in ipairs(ISAS) do
+            for _, isa in ipairs(isa_helper.sets) do
                 if C.ml_isa_set(isa) == C.ML_OK then
                     local tokens = isa == "scalar" and SCALAR_TOKENS or shape.tokens
                     for _, dtype in ipairs { C.ML_F32, C.ML_BF16 } do
@@ -181,7 +181,7 @@ describe("attention", function()
                         check_runs(cache, tokens, expected, isa .. " in runs")
                         if dtype == C.ML_F32 then
                             plain = plain or expected
-                            assert_close(plain, expected, SCALAR_TOKENS, isa .. " beside " .. ISAS[1])
+                            assert_close(plain, expected, SCALAR_TOKENS, isa .. " beside " .. isa_helper.sets[1])
                             check_interleaved(cache, tokens, expected, isa .. " interleaved")
                             check_poisoned(cache, tokens, expected, isa .. " before a NaN")
                         end
