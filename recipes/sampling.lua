@@ -18,7 +18,7 @@ M.parameters = {
 }
 
 local ALONE = { { "temperature", 0 }, { "top_k", 1 }, { "top_p", 0 } } -- leaves the best token alone
-local OFF = { temperature = 1, top_k = 0, top_p = 1, min_p = 0 } -- changes nothing
+local MATTERS = { repetition_penalty = true, seed = true, chain = true } -- where only the best token is taken, too
 
 -- The entry of ALONE that the arguments have, or nil.
 local function alone_of(p)
@@ -36,9 +36,9 @@ function M.parameters.check(p, given)
         end
     end
     local alone = not p.chain and alone_of(p)
-    for name, off in pairs(alone and OFF or {}) do
-        local value = given[name]
-        if value ~= nil and value ~= off and not alone_of { [name] = value } then
+    for _, parameter in ipairs(alone and M.parameters or {}) do
+        local name, value = parameter.name, given[parameter.name]
+        if value ~= nil and value ~= parameter.default and not MATTERS[name] and not alone_of { [name] = value } then
             return ("%s has no effect beside %s = %d, which takes the best token"):format(name, alone[1], alone[2])
         end
     end
