@@ -84,6 +84,17 @@ M.list = {
     { "qwen3, yarn", { arch = "qwen3", keys = yarn() }, plain = { keys = {} } },
 }
 
+--- The first model of each architecture, in the order of the list.
+function M.architectures()
+    local list, seen = {}, {}
+    for _, case in ipairs(M.list) do
+        local model = case[2]
+        if not seen[model.arch] then list[#list + 1] = model end
+        seen[model.arch] = true
+    end
+    return list
+end
+
 --- The model of a case without its scaling.
 function M.plain(case)
     local model = {}

@@ -76,7 +76,7 @@ local function put_metadata(file, model, head_dim)
     }
     for key, value in pairs(model.keys or {}) do
         small.set(keys, key, type(value) == "string" and "string"
-            or (key:find "length" or key:find "count") and "u32" or "f32", value)
+            or (key:find "length" or key:find "count" or key:find "window") and "u32" or "f32", value)
     end
     file:meta("general.architecture", "string", model.arch)
     for _, entry in ipairs(keys) do file:meta(model.arch .. "." .. entry[1], entry[2], entry[3]) end
