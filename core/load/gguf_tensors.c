@@ -50,7 +50,6 @@ static int take_shape(ml_gguf_reader *r, ml_tensor_info *info, int64_t *elements
                         r->what, ndim);
     }
     info->ndim = ndim ? (int)ndim : 1; /* a scalar is a row of one element */
-    for (int d = 0; d < 4; d++) info->shape[d] = 1;
     *elements = 1;
     for (int d = (int)ndim - 1; d >= 0; d--) {
         uint64_t extent = 0;

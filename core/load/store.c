@@ -31,7 +31,8 @@ int ml_store_add(ml_weights *weights, const char *name, size_t bytes, ml_entry *
     if (!status) status = ml_names_add(&weights->names, name, bytes);
     if (status) return status;
     *entry = &weights->entries[number];
-    **entry = (ml_entry){.info = {.name = weights->names.list[number], .file = (int)weights->file_count - 1}};
+    **entry = (ml_entry){
+        .info = {.name = weights->names.list[number], .shape = {1, 1, 1, 1}, .file = (int)weights->file_count - 1}};
     return ML_OK;
 }
 

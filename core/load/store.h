@@ -34,8 +34,8 @@ struct ml_weights {
 
 /* Opens one more file; its number is file_count - 1 afterwards. */
 int ml_store_map(ml_weights *weights, const char *path);
-/* Adds a tensor of the newest file: *entry has its name and file, and the loader fills in the rest. Adding another may
- * move it. ML_E_FORMAT, without a sentence, if the name is there already. */
+/* Adds a tensor of the newest file: *entry has its name and file, and a shape of ones; the loader fills in the rest.
+ * Adding another may move it. ML_E_FORMAT, without a sentence, if the name is there already. */
 int ml_store_add(ml_weights *weights, const char *name, size_t bytes, ml_entry **entry);
 /* Points the tensors from number `first` on, which count their offsets from byte `begin` of the newest file, called
  * `path` in sentences, into it. Refuses tensors that do not lie in the file, or in each other. */
