@@ -23,7 +23,7 @@ local M = {}
 
 M.list = {
     { name = "e", short = "-e", word = "CODE", type = "list", split = false, where = "program",
-        doc = "run CODE (may be repeated); an expression shows its value" },
+        doc = "run CODE (may be repeated); an expression that is no call shows its value" },
     { name = "i", short = "-i", where = "program", flag = true, doc = "then go on at the prompt" },
     { name = "model", short = "-m", word = "FILE", type = "any", usual = "the small one in data/", set = models.use,
         look = function() end, doc = "model file to use" },
