@@ -116,7 +116,7 @@ end
 --- moonloom.cache.policy), true for "balanced", false for all plain, or a table such as { bits = 8 }, which is always
 --- for a cache of its own; default: what moonloom.kv() says.
 function Model:session(options)
-    options = given.options(options, "model:session")
+    options = given.options(options, "model:session", { "cache", "kv", "prefixes" })
     local kv = options.kv
     if kv == nil then kv = policy.default end
     if kv == true then kv = "balanced" end

@@ -37,7 +37,7 @@ end
 --- while and may read faster.
 function M.load(path, options)
     if type(path) ~= "string" then error("moonloom.load needs the path of a model file", 2) end
-    options = given.options(options, "moonloom.load")
+    options = given.options(options, "moonloom.load", { "load" })
     return model.load(path, checked_loading(options.load))
 end
 

@@ -163,7 +163,7 @@ end
 --- tokens that they have in common; session:tree():data() is the same as tables. See moonloom.cache.tree. Options:
 --- { kept = 20 }, at most so many branches that nobody has open.
 function Session:tree(options)
-    options = given.options(options, "session:tree")
+    options = given.options(options, "session:tree", { "kept" })
     local cache, sessions = self:shared_cache(), {}
     cache:sweep()
     for session in pairs(open) do

@@ -29,6 +29,20 @@ describe("wrong arguments", function()
         assert.equal(count, #session:tokens())
     end
 
+    it("options that nobody knows", function()
+        for method, f in pairs {
+            ["model:session"] = function() model:session { prefixs = false } end,
+            ["moonloom.load"] = function() moonloom.load(model.path, { prefixs = 1 }) end,
+            ["moonloom.restore"] = function() moonloom.restore("x", { prefixs = 1 }) end,
+            ["moonloom.store"] = function() moonloom.store("/tmp", { prefixs = 1 }) end,
+            ["moonloom.pool"] = function() moonloom.pool { prefixs = 1 } end,
+            ["session:tree"] = function() session:tree { prefixs = 1 } end,
+        } do
+            local hint = method == "model:session" and "; did you mean 'prefixes'?" or ""
+            assert.equal(("%s has no option 'prefixs'%s"):format(method, hint), sentence(f))
+        end
+    end)
+
     it("tokens", function()
         refuses(words, function(id) session:step(id) end)
         refuses(words, function(id) session:best(id) end)

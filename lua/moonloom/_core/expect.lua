@@ -1,5 +1,7 @@
 --- What was given to a method, checked before it goes to C: there a fraction is cut, what is too large becomes another
 --- number and nil a null pointer, and what cannot be converted raises LuaJIT's own words.
+local suggest = require "moonloom._core.suggest"
+
 local M = {}
 
 local function quoted(value)
@@ -43,11 +45,22 @@ function M.path(value, method)
     error(("%s needs the path of a file, not %s"):format(method, quoted(value)), 0)
 end
 
---- `options`, or an empty table if there are none; `method` is what takes them.
-function M.options(options, method)
+--- `options`, or an empty table if there are none; `method` is what takes them, those of the list `names` alone if it
+--- is given.
+function M.options(options, method, names)
     if options == nil then return {} end
-    if type(options) == "table" then return options end
-    error(("%s takes its options as a table, not %s"):format(method, quoted(options)), 0)
+    if type(options) ~= "table" then
+        error(("%s takes its options as a table, not %s"):format(method, quoted(options)), 0)
+    end
+    local known = {}
+    for _, name in ipairs(names or {}) do known[name] = true end
+    for name in pairs(names and options or {}) do
+        if not known[name] then
+            name = tostring(name)
+            error(("%s has no option '%s'%s"):format(method, name, suggest.sentence(name, names)), 0)
+        end
+    end
+    return options
 end
 
 return M

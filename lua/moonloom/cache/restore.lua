@@ -43,7 +43,7 @@ end
 -- tokenizer, leads to computing them anew from the ids; that takes as long as reading the prompt did, so it is not done
 -- unasked.
 function M.restore(path, options)
-    options = given.options(options, "moonloom.restore")
+    options = given.options(options, "moonloom.restore", { "model", "kv", "recompute", "progress" })
     local kv = options.kv
     if kv == nil then kv = policy.default end
     local saved = saved_sessions.open(path)

@@ -40,7 +40,7 @@ function M.use(folder, options)
         return nil
     end
     if type(folder) ~= "string" then error(("a store is a folder, not %s"):format(tostring(folder)), 0) end
-    local bytes = given.options(options, "moonloom.store").bytes
+    local bytes = given.options(options, "moonloom.store", { "bytes" }).bytes
     bytes = policy.bytes(bytes or BYTES)
         or error(("bytes of a store are a number such as 8G, not %s"):format(tostring(bytes)), 0)
     local stat = uv.fs_stat(folder)
