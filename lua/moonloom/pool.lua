@@ -44,7 +44,10 @@ end
 
 function Values:__tostring()
     local lines = {}
-    for i, value in ipairs(self) do lines[i] = ("[%d] %s"):format(i, tostring(value)) end
+    for i, value in ipairs(self) do
+        local failed = type(value) == "table" and value.stop == "error" and getmetatable(value) ~= Problem
+        lines[i] = ("[%d] %s%s"):format(i, tostring(value), failed and "\n    error: " .. tostring(value.problem) or "")
+    end
     return table.concat(lines, "\n")
 end
 
@@ -54,9 +57,13 @@ function Values:json()
     return list
 end
 
--- A request came to its end: with a value (true if it returned none), or an error.
+-- A request came to its end: with a value (true if it returned none), or an error. A generation that was to go on stays
+-- the value, so that it can be resumed again.
 local function finish(self, request, fine, value)
-    if not fine then
+    if not fine and request.resumed then
+        request.resumed.stop, request.resumed.problem = "error", tostring(value)
+        value = request.resumed
+    elseif not fine then
         value = setmetatable({ stop = interrupt.is_interrupt(value) and "interrupted" or "error",
             problem = tostring(value), trace = debug.traceback(request.thread) }, Problem)
     elseif value == nil then
@@ -277,7 +284,7 @@ end
 --- lua/moonloom/pool.lua. Its passes have options.rows (64) rows at most, but for a request that wants more; so many
 --- requests are open at a time.
 function M.new(options)
-    options = given.options(options, "moonloom.pool")
+    options = given.options(options, "moonloom.pool", { "rows" })
     return setmetatable({
         capacity = given.most(options.rows or ROWS, "rows", 1), requests = {}, values = setmetatable({}, Values),
         line = {}, open = 0, -- those that wait, the first the longest; and how many have begun and not ended
@@ -326,22 +333,29 @@ end
 --- Goes on with all requests that were stopped by Ctrl-C or an error: with a generation where it was stopped, and with
 --- other parameters if given; from the beginning where there is none. Returns all values.
 function Pool:resume(changes)
+    if self.running then error("this pool is running", 2) end
+    local list = {}
     for i, request in ipairs(self.requests) do
         local value = self.values[i]
         if type(value) == "table" and (value.stop == "interrupted" or value.stop == "error") then
-            request.done = nil
-            if value.resume then request.f, request.arguments = value.resume, { value, changes } end
+            if value._check_changes then value:_check_changes(changes, "resume") end
+            list[#list + 1] = { request, value }
         end
+    end
+    for _, pair in ipairs(list) do
+        local request, value = unpack(pair)
+        request.done = nil
+        if value.resume then request.f, request.arguments, request.resumed = value.resume, { value, changes }, value end
     end
     return self:run()
 end
 
 --- One line: how many requests, in how many passes of how many rows.
 function Pool:summary()
-    local text = ("%d requests"):format(#self.requests)
-    if self.passes == 0 then return text .. ", not begun" end
-    return ("%s in %d passes of %.1f rows, %.2f s%s"):format(text, self.passes, self.rows / self.passes,
-        (self.ms or 0) / 1000, self.stop and " (" .. self.stop .. ")" or "")
+    local text = ("%d request%s"):format(#self.requests, #self.requests == 1 and "" or "s")
+    if not self.ms then return text .. ", not begun" end
+    return ("%s in %d passes of %.1f rows, %.2f s%s"):format(text, self.passes, self.rows / math.max(self.passes, 1),
+        self.ms / 1000, self.stop and " (" .. self.stop .. ")" or "")
 end
 
 function Pool:__tostring()

@@ -141,6 +141,34 @@ describe("a pool", function()
         assert.truthy(values[token].problem:find("99999", 1, true), values[token].problem)
     end)
 
+    it("keeps a generation that cannot go on, and shows what stopped it", function()
+        local pool, broken = moonloom.pool(), true
+        local function fail(_, context)
+            if broken and #context.tokens == 7 then error("broken", 0) end
+        end
+        pool:add(generate, { prompt = "Once upon a time", seed = 3, max_tokens = 20, chain = { fail } })
+        local g = pool:run()[1]
+        assert.truthy(tostring(pool.values):find("\n    error: broken", 1, true))
+        local problem = sentence_of(pool.resume, pool, { max_tokns = 5 })
+        assert.truthy(problem:find("did you mean 'max_tokens'?", 1, true), problem)
+        for _ = 1, 2 do -- before its first new token it raises, each time
+            assert.equal(g, pool:resume()[1])
+            assert.same({ "error", "broken", 3 }, { g.stop, g.problem, #g.ids })
+        end
+        broken = false
+        assert.equal(g, pool:resume()[1])
+        assert.same({ "length", 20 }, { g.stop, #g.ids })
+        assert.is_nil(tostring(pool.values):find("error", 1, true))
+    end)
+
+    it("tells how much it did", function()
+        local pool = moonloom.pool()
+        assert.equal("0 requests, not begun", pool:summary())
+        pool:add(function() end)
+        pool:run()
+        assert.truthy(pool:summary():find("^1 request in 0 passes of 0.0 rows, "), pool:summary())
+    end)
+
     it("stops all for Ctrl-C at any moment, and each goes on alone to what it gives alone", function()
         local moments, inside, all = DEEP and 50 or 12, 0, 0
         for moment = 1, moments do

@@ -123,7 +123,9 @@ function M:go()
     return self
 end
 
-local function check_changes(self, changes, verb)
+--- The parameters among the changes that `verb` ("fork" or "resume") was given, checked beside those in force.
+function M:_check_changes(changes, verb)
+    changes = given.options(changes, verb)
     local known = {}
     for name, value in pairs(changes) do
         if name ~= "id" and name ~= "text" then known[name] = value end
@@ -140,8 +142,8 @@ function M:fork(i, changes)
     if type(i) ~= "number" or i % 1 ~= 0 or i < 1 or i > #self.tokens + 1 then
         error(("fork at %s? This generation has the tokens 1 to %d"):format(tostring(i), #self.tokens), 2)
     end
-    changes = given.options(changes, "fork")
-    local parameters = check_changes(self, changes, "fork")
+    local parameters = self:_check_changes(changes, "fork")
+    changes = changes or {}
     if next(changes) == nil then parameters.seed = random.fresh_seed() end
     local other = self:_branch(i - 1, parameters)
     other.forced = changes.id and { changes.id }
@@ -153,7 +155,7 @@ end
 --- g:resume{ max_tokens = } goes on where it stopped: at the length, interrupted, or by an error that is mended now.
 --- Returns the same generation.
 function M:resume(changes)
-    changes = check_changes(self, given.options(changes, "resume"), "resume")
+    changes = self:_check_changes(changes, "resume")
     if self.stop == "end" then error("this generation ended by itself; fork it to go another way", 2) end
     for key, value in pairs(changes) do self.parameters[key] = value end
     self.seed = changes.seed or self.seed
