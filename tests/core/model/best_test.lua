@@ -94,7 +94,9 @@ describe("the best token", function()
             local wide = moonloom.load(path)
             for _, rows in ipairs { 1, 2, 7, 20 } do
                 local fewer = compare(wide, rows, 5)
-                assert.is_true(fewer > 0 or dtype == "q5_0", dtype)
+                -- OpenBLAS reads everything, and so does what stands for it where there are no products in integers.
+                local dense = dtype == "q5_0" or dtype == "q8_0" and moonloom.isa() == "scalar" and rows > 4
+                assert.is_true(fewer > 0 or dense, dtype)
             end
             wide:close()
         end
