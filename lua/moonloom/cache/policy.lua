@@ -230,14 +230,7 @@ end
 
 --- All policies: { { name, signature, summary, source, path }, ... }; printed, a line each.
 function M.list()
-    local rows = {}
-    for i, name in ipairs(M.names()) do
-        local fine, policy, path = pcall(M.describe, name)
-        rows[i] = fine and { name = name, signature = arguments.signature(name, policy.parameters),
-            summary = policy.summary or "", source = policy.source, path = path }
-            or { name = name, signature = name, summary = "(its file cannot be loaded)" }
-    end
-    return listing.of(rows, "signature")
+    return listing.of_files(M.names(), M.describe)
 end
 
 -- The name for `live` of the file that `name` means, a name or a path; it is there.

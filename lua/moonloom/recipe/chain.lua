@@ -41,14 +41,7 @@ end
 
 --- All samplers: { { name, signature, summary, source, path }, ... }; printed, a line each.
 function M.list()
-    local rows = {}
-    for i, name in ipairs(M.names()) do
-        local fine, sampler, path = pcall(M.describe, name)
-        rows[i] = fine and { name = name, signature = arguments.signature(name, sampler.parameters),
-            summary = sampler.summary or "", source = sampler.source, path = path }
-            or { name = name, signature = name, summary = "(its file cannot be loaded)" }
-    end
-    return listing.of(rows, "signature")
+    return listing.of_files(M.names(), M.describe)
 end
 
 local function check_named(owner, entry)
