@@ -31,6 +31,7 @@ static uint64_t add_config(const ml_model *model, uint64_t hash) {
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) hash = add_real(hash, reals[i]);
     if (!turns_otherwise(model)) return hash;
     hash = ml_hash_add(hash, (uint64_t)c->rope_scaling);
+    if (c->rope_scaling == ML_ROPE_LONGROPE) hash = ml_hash_add(hash, (uint64_t)(c->context > c->rope_original));
     return add_real(add_real(hash, c->rope_magnitude), c->yarn_ext_factor);
 }
 

@@ -73,6 +73,7 @@ int ml_keys_choice(ml_keys *keys, const char *name, const char *const *names, in
 }
 
 int ml_keys_has(const ml_keys *keys, const char *name) {
+    if (keys->status != ML_OK) return 0; /* looking would replace the sentence of the failure */
     char key[KEY_LENGTH];
     int kind, item;
     int64_t count;

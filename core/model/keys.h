@@ -19,7 +19,7 @@ double ml_keys_number(ml_keys *keys, const char *name, double otherwise);
 /* Which of `names` (up to NULL) the key's text is; `otherwise` where the key is missing; another text, or no text, is
  * refused with all names. */
 int ml_keys_choice(ml_keys *keys, const char *name, const char *const *names, int otherwise);
-/* 1 if the file has the key. */
+/* 1 if the file has the key; 0 after a failure, too. */
 int ml_keys_has(const ml_keys *keys, const char *name);
 
 #endif

@@ -201,11 +201,10 @@ static const char *layer_suffix(const char *name, int32_t layers) {
 }
 
 static int is_known(const ml_model *m, const char *name) {
-    static const char *const others[] = {"token_embd.weight",        "output.weight",
-                                         "output_norm.weight",       "rope_freqs.weight",
-                                         "rope_factors_long.weight", "rope_factors_short.weight"};
+    static const char *const others[] = {"token_embd.weight", "output.weight", "output_norm.weight"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(name, others[i]) == 0) return 1;
+    if (ml_rope_divides(&m->config, name)) return 1;
     const char *suffix = layer_suffix(name, m->config.layers);
     for (const ml_arch_tensor *tensor = m->arch->tensors; suffix && tensor->name; tensor++)
         if (strcmp(suffix, tensor->name) == 0) return 1;

@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- reading ---- */
 
@@ -66,6 +67,14 @@ static void apply_yarn(const ml_config *c, int fractions, double *frequencies) {
     }
 }
 
+static const char LONG[] = "rope_factors_long.weight", SHORT[] = "rope_factors_short.weight",
+                  PLAIN[] = "rope_freqs.weight";
+
+int ml_rope_divides(const ml_config *c, const char *tensor) {
+    if (c->rope_scaling != ML_ROPE_LONGROPE) return strcmp(tensor, PLAIN) == 0;
+    return strcmp(tensor, LONG) == 0 || strcmp(tensor, SHORT) == 0;
+}
+
 /* Divides each frequency by its number in tensor `name`, {dims / 2} of f32. */
 static int divide(ml_rope *rope, const ml_weights *weights, const char *name) {
     int64_t index;
@@ -92,10 +101,10 @@ static int apply_file_factors(ml_rope *rope, const ml_config *c, const ml_weight
     int64_t index;
     if (c->rope_scaling == ML_ROPE_LONGROPE) {
         const int longer = c->context > c->rope_original;
-        return divide(rope, weights, longer ? "rope_factors_long.weight" : "rope_factors_short.weight");
+        return divide(rope, weights, longer ? LONG : SHORT);
     }
-    if (ml_weights_find(weights, "rope_freqs.weight", &index) != ML_OK) return ML_OK;
-    return divide(rope, weights, "rope_freqs.weight");
+    if (ml_weights_find(weights, PLAIN, &index) != ML_OK) return ML_OK;
+    return divide(rope, weights, PLAIN);
 }
 
 /* Factors may be zero, NaN, or too small: the angles would be NaN, and what comes out need not show it. */

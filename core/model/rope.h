@@ -16,6 +16,8 @@ void ml_rope_read(ml_keys *keys, ml_config *config);
 /* What YaRN multiplies cos and sin by, so that attention stays as sharp over a context longer by `factor`; `share` is 1
  * but for models that say otherwise. */
 double ml_rope_concentration(double factor, double share);
+/* 1 if a model scaled like that has its divisors of frequencies in a tensor of that name. */
+int ml_rope_divides(const ml_config *config, const char *tensor);
 /* Fills `rope`, from the sizes and the divisors that the file may have; pair it with ml_rope_release(), also after a
  * failure. */
 int ml_rope_prepare(ml_rope *rope, const ml_arch *arch, const ml_config *config, const ml_weights *weights);

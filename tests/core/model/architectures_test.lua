@@ -59,6 +59,23 @@ describe("an architecture", function()
         end)
     end
 
+    it("is another model where LongRoPE takes the other divisors", function()
+        local function identity(context)
+            local case
+            for _, each in ipairs(peer_models.list) do
+                if each[1] == "llama, longrope past the original context" then case = each[2] end
+            end
+            local keys = { ["context_length"] = context }
+            for key, value in pairs(case.keys) do keys[key] = keys[key] or value end
+            local model = load { arch = case.arch, keys = keys, tensors = case.tensors }
+            local bits = ffi.string(model:identity().model, ffi.sizeof(model:identity().model))
+            model:close()
+            return bits
+        end
+        assert.equal(identity(128), identity(256))
+        assert.are_not.equal(identity(128), identity(32))
+    end)
+
     it("gives the same bits token by token and at once", function()
         for _, spec in ipairs(peer_models.architectures()) do
             local model = load(spec)
@@ -136,6 +153,14 @@ describe("a model is refused", function()
         for _, name in ipairs { "blk.1.attn_q_norm.weight", "blk.2.attn_norm.weight" } do
             says("no tensor " .. name, { arch = "llama", tensors = { [name] = { 1 } } })
         end
+        says("no tensor rope_factors_short.weight",
+            { arch = "llama", tensors = { ["rope_factors_short.weight"] = { 1 } } })
+        says("no tensor rope_freqs.weight", { arch = "llama", keys = { ["rope.scaling.type"] = "longrope" },
+            tensors = { ["rope_freqs.weight"] = { 1 } } })
+    end)
+
+    it("in the words of what was wrong first", function()
+        says("qwen2.context_length is 0, outside 1..2147483647", { arch = "qwen2", keys = { ["context_length"] = 0 } })
     end)
 
     it("if it lacks what its architecture needs", function()
