@@ -183,12 +183,12 @@ function Generation:push(id, left)
     return token
 end
 
--- Makes a pending token one that counts.
-local function make_count(self)
+-- Makes a pending token one that counts; `timed` is whether it is of a step behind the first.
+local function make_count(self, timed)
     append(self, table.remove(self.pending, 1))
     self._asking = "watch"
     local now, times = C.ml_time_now(), self.times
-    if self._pushed then times.steps, times.decode_ms = times.steps + 1, times.decode_ms + now - self._pushed end
+    if timed then times.steps, times.decode_ms = times.steps + 1, times.decode_ms + now - self._pushed end
     self._pushed = now
     self.ttft_ms = self.ttft_ms or now - (self.began or now)
 end
@@ -222,9 +222,9 @@ end
 function Generation:commit(finished)
     turns.hold(false)
     self._finished = finished
-    local reason
+    local reason, timed = nil, self._pushed ~= nil
     while not reason and (self._asking or self.pending[1]) do
-        if not self._asking then make_count(self) end
+        if not self._asking then make_count(self, timed) end
         reason = ask(self, finished)
     end
     self:_take_back()

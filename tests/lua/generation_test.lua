@@ -206,6 +206,16 @@ describe("generate", function()
             files.remove()
         end)
 
+        it("in lua/ is told with the line of the recipe that led there", function()
+            local path = files.write("add.lua", "return {\n  add = function(candidates, context)\n"
+                .. "    if #context.tokens == 2 then candidates:add(7, context.nothing) end\n  end\n}")
+            local g = generate { prompt = "Once", max_tokens = 9, chain = { recipe.find(path).add } }
+            local words = "attempt to perform arithmetic on local 'bias' (a nil value) (in lua/moonloom/candidates.lua:"
+            assert.equal(path .. ":3: " .. words, g.problem:match("^(.*:)%d+%)$"))
+            assert.truthy(told[1]:find("^stopped after 1 token: .*\n    3 | if #context.tokens == 2 "), told[1])
+            files.remove()
+        end)
+
         it("before the first token raises, and resume() goes on with nothing else", function()
             local broken = true
             generate { prompt = "Once", max_tokens = 2 }

@@ -137,6 +137,19 @@ describe("a step", function()
         assert.same(g.all, g.session:tokens())
     end)
 
+    it("counts the time from step to step: what the first step added has taken none of it", function()
+        local g = begin(STORY, { temperature = 0 })
+        g:prepare()
+        for _ = 1, 5 do g:push((draw(g))) end
+        g:commit(never)
+        assert.is_nil(g:speed())
+        for _ = 1, 3 do g:push((draw(g))) end
+        g:commit(never)
+        assert.equal(3, g.times.steps)
+        assert.is_true(g.times.decode_ms > 0)
+        assert.is_number(g:speed())
+    end)
+
     it("asks again for the token at which finished() failed, and gives a parser each token once", function()
         for fail = 1, 6 do
             local g, asked, watched = begin(STORY, { temperature = 0 }), {}, {}

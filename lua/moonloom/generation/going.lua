@@ -6,6 +6,7 @@ local arguments = require "moonloom.recipe.arguments"
 local desk = require "moonloom.desk"
 local given = require "moonloom._core.expect"
 local interrupt = require "moonloom._core.interrupt"
+local ml = require "moonloom._core.ffi"
 local progress = require "moonloom._core.progress"
 local random = require "moonloom._core.random"
 local recipe = require "moonloom.recipe.live"
@@ -60,6 +61,24 @@ local function with_path(problem)
     return problem
 end
 
+local LIBRARY = ml.home .. "/lua/"
+
+-- The same; where it names a line of lua/, which a recipe gave what it cannot work with, the line of the recipe first.
+local function with_recipe(problem)
+    problem = with_path(problem)
+    local within = type(problem) == "string" and problem:sub(1, #LIBRARY) == LIBRARY
+    local place, words = (within and problem or ""):match("^(.-%.lua:%d+): (.*)$")
+    local level, info = 2, debug.getinfo(2, "Sl")
+    while info and place do
+        if info.source:sub(1, 1) == "@" and info.source:sub(2, #LIBRARY + 1) ~= LIBRARY then
+            return ("%s:%d: %s (in %s)"):format(info.source:sub(2), info.currentline, words, place:sub(#ml.home + 2))
+        end
+        level = level + 1
+        info = debug.getinfo(level, "Sl")
+    end
+    return problem
+end
+
 -- Ends the step in which the loop was stopped: what it had drawn counts. Returns a reason to stop by itself, or nil.
 local function end_step(self)
     local fine, reason = pcall(self.commit, self, self._finished or never)
@@ -97,8 +116,9 @@ end
 -- Says what stopped the generation, with the line of the recipe if it names one.
 local function tell(self)
     if turns.inside() then return end
-    recipe.reporter(("stopped after %d tokens: %s%s"):format(#self.tokens, recipe.explain(self.problem),
-        desk.interactive and "\n    mend it, then resume() goes on" or ""))
+    local count = #self.tokens
+    recipe.reporter(("stopped after %d token%s: %s%s"):format(count, count == 1 and "" or "s",
+        recipe.explain(self.problem), desk.interactive and "\n    mend it, then resume() goes on" or ""))
 end
 
 --- Runs the loop until there is a reason to stop, which is g.stop then: what finished() said, or "interrupted" by
@@ -110,7 +130,7 @@ function M:go()
     self._going, self.stop, self.problem = true, nil, nil
     local before, trouble = #self.tokens, nil
     for _, part in ipairs { attempt, finish } do
-        local fine, problem = xpcall(part, with_path, self)
+        local fine, problem = xpcall(part, with_recipe, self)
         if not fine then
             interrupt.take()
             trouble = note(self, problem, end_step(self)) or trouble

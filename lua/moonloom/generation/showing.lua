@@ -27,14 +27,15 @@ local function rate(count, ms)
     return count > 0 and ms > 0 and count / ms * 1000 or nil
 end
 
---- Generated tokens a second, samplers and all: from token to token, so without the first.
+--- Generated tokens a second, samplers and all: from step to step, so without those of the first.
 function M:speed()
     return rate(self.times.steps, self.times.decode_ms)
 end
 
 --- One line: how many tokens, how fast, why it stopped.
 function M:summary()
-    local parts = { ("%d tokens (%s)"):format(#self.tokens, self.stop or "not begun") }
+    local count = #self.tokens
+    local parts = { ("%d token%s (%s)"):format(count, count == 1 and "" or "s", tostring(self.stop or "not begun")) }
     local speed, prefill = self:speed(), rate(self.times.fed, self.times.prefill_ms)
     if speed then parts[#parts + 1] = ("%.1f t/s"):format(speed) end
     if rawget(self, "ttft_ms") then parts[#parts + 1] = ("first after %.0f ms"):format(self.ttft_ms) end
