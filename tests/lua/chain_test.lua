@@ -73,7 +73,7 @@ describe("the notation of chains", function()
             ["top_k="] = "a value is missing at the end in 'top_k='", ["top_k=1,"] = "a name is missing at the end",
             [""] = "a name is missing at the end", ["top_k(1"] = "a ) is missing at the end",
             ["a b"] = "a comma is missing before 'b' in 'a b'", ["x=[1"] = "a ] is missing at the end",
-            ["x(1,a=)"] = "a value is missing before ')'",
+            ["x(1,a=)"] = "a value is missing before ')'", ["x(a=1,a=2)"] = "a is given twice in 'x(a=1,a=2)'",
         } do
             local entries, problem = notation.read(text)
             assert.is_nil(entries)
@@ -189,6 +189,10 @@ describe("a chain", function()
             ["entry 1 (top_k): k is given twice"] = { { "top_k", 1, k = 2 } },
             ["entry 2: a name, { name, values ... } or a function is needed, not 40"] = { { "top_k", 3 }, 40 },
             ["chain: a list of entries has no 'top_k'"] = { top_k = 40 },
+            ["entry 1 (top_k): k must be a whole number, not a table"] = { { "top_k", { 5 } } },
+            ["entry 1: a name, { name, values ... } or a function is needed, not a table"] = { { {} } },
+            ["chain: entry 1 is nil"] = { nil, "greedy" },
+            ["chain: entry 2 is nil"] = { "greedy", nil, { "top_k", 3 } },
             ["chain: a list of samplers is needed, not 5"] = 5,
             ["chain: a value is missing at the end in 'top_k='"] = "top_k=",
         } do refused(words, { chain = chain }) end
@@ -200,6 +204,11 @@ describe("a chain", function()
         refused("entry 3 (min_p) has no effect: temperature=0 before it",
             { chain = { { "top_p", 0.9 }, { "temperature", 0 }, { "min_p", 0.1 } } })
         assert.equal(1, chosen(samplers.chain { { "top_k", 1 }, "greedy", function() end }))
+    end)
+
+    it("has no hole where a name is misspelt", function()
+        local sentence = sentence_of(function() return { samplers.top_q } end)
+        assert.equal("there is no sampler 'top_q'; did you mean 'top_k'?", sentence)
     end)
 
     it("says whether it only takes the best token", function()

@@ -5,7 +5,7 @@
 --     bare = the value of the option alone, without a word after it,
 --     split = false (a word is one item of the list, with its commas) }
 -- with the types string integer number boolean list path function chain any. In place of one there may be a list of
--- parameters that several recipes share (such as samplers.sampling). Such a list may have a field check, a
+-- parameters that several recipes share (such as sampling.parameters). Such a list may have a field check, a
 -- function(arguments, given) that returns a sentence about what does not go together, or nil; `given` has the names of
 -- what was given, as keys.
 local notation = require "moonloom.recipe.notation"
@@ -122,8 +122,14 @@ M.types = {
     any = { "a value", function(v) return v end },
 }
 
-local function quoted(value)
-    return type(value) == "string" and ("'%s'"):format(value) or tostring(value)
+--- `value` in a sentence: a text in quotes; what has no text of its own by its kind, not by its address.
+function M.quoted(value)
+    local kind = type(value)
+    if kind == "string" then return ("'%s'"):format(value) end
+    if kind == "nil" or kind == "number" or kind == "boolean" or (getmetatable(value) or {}).__tostring then
+        return tostring(value)
+    end
+    return "a " .. kind
 end
 
 --- `value` as the parameter wants it; raises a usage error. `shown` is how the parameter was written, if not as its
@@ -132,7 +138,7 @@ function M.check_value(owner, parameter, value, shown)
     shown = shown or parameter.name
     local kind = M.types[parameter.type or "any"]
     local checked = kind[2](value, owner and owner .. ": " .. shown or shown)
-    if checked == nil then M.refuse(owner, "%s must be %s, not %s", shown, kind[1], quoted(value)) end
+    if checked == nil then M.refuse(owner, "%s must be %s, not %s", shown, kind[1], M.quoted(value)) end
     if parameter.min and type(checked) == "number" and checked < parameter.min then
         M.refuse(owner, "%s must be at least %.15g, not %.15g", shown, parameter.min, checked)
     elseif parameter.max and type(checked) == "number" and checked > parameter.max then
@@ -143,7 +149,7 @@ function M.check_value(owner, parameter, value, shown)
             if choice == checked then return checked end
             words[i] = tostring(choice)
         end
-        M.refuse(owner, "%s must be one of %s, not %s", shown, table.concat(words, ", "), quoted(value))
+        M.refuse(owner, "%s must be one of %s, not %s", shown, table.concat(words, ", "), M.quoted(value))
     end
     return checked
 end

@@ -12,7 +12,7 @@
 --
 -- A chain is a list; an entry is a name, { name, value, ..., key = value }, or a function(candidates, context); or the
 -- chain is a text, as on the command line: see recipe/notation.lua. check() makes of an entry { function } or
--- { name, value, ..., key = value, checked }, where `checked` is a table that run() keeps up to date.
+-- { name, value, ..., key = value, checked }, where `checked` is a table that apply() keeps up to date.
 local arguments = require "moonloom.recipe.arguments"
 local live = require "moonloom.recipe.live"
 local listing = require "moonloom.recipe.listing"
@@ -44,15 +44,16 @@ function M.list()
     return listing.of_files(M.names(), M.describe)
 end
 
+local function refuse_unknown(owner, name)
+    local names = M.names()
+    local near = suggest.sentence(name, names)
+    arguments.refuse(owner, "there is no sampler '%s'%s", name,
+        near ~= "" and near or "; there are " .. table.concat(names, ", "))
+end
+
 local function check_named(owner, entry)
     local name = entry[1]
-    local sampler = M.describe(name)
-    if not sampler then
-        local names = M.names()
-        local near = suggest.sentence(name, names)
-        arguments.refuse(owner, "there is no sampler '%s'%s", name,
-            near ~= "" and near or "; there are " .. table.concat(names, ", "))
-    end
+    local sampler = M.describe(name) or refuse_unknown(owner, name)
     local checked = { [CHECKED] = {
         file = "samplers." .. name, value = sampler,
         p = arguments.check_own(owner, sampler.parameters, arguments.by_name(owner, sampler.parameters, entry)),
@@ -69,7 +70,7 @@ local function check_entry(owner, entry)
     local first = entry[1]
     if type(first) == "string" then return check_named(("%s (%s)"):format(owner, first), entry) end
     if type(first) ~= "function" and not (getmetatable(first) or {}).__call then
-        arguments.refuse(owner, "%s is needed, not %s", FORMS, tostring(first))
+        arguments.refuse(owner, "%s is needed, not %s", FORMS, arguments.quoted(first))
     end
     local checked = {}
     for key, value in pairs(entry) do checked[key] = value end
@@ -91,7 +92,7 @@ local function idle(chain)
 end
 
 --- Checks a chain: a list or a text. Raises a usage error that says which entry is wrong; `where` is what the chain was
---- given as. Returns the chain for run(); one that was checked is returned as it is.
+--- given as. Returns the chain for apply(); one that was checked is returned as it is.
 function M.check(list, where)
     where = where or "chain"
     if getmetatable(list) == Chain then return list end
@@ -100,11 +101,14 @@ function M.check(list, where)
         if not entries then arguments.refuse(where, "%s", problem) end
         list = entries
     end
-    if type(list) ~= "table" then arguments.refuse(where, "a list of samplers is needed, not %s", tostring(list)) end
+    if type(list) ~= "table" then arguments.refuse(where, "a list of samplers is needed, not %s",
+        arguments.quoted(list)) end
     for key in pairs(list) do
         if type(key) ~= "number" then
             arguments.refuse(where, "a list of entries has no '%s'; { { \"top_k\", 40 }, \"greedy\" } is one",
                 tostring(key))
+        elseif key > 1 and list[key - 1] == nil then
+            arguments.refuse(where, "entry %d is nil", key - 1)
         end
     end
     local chain = setmetatable({}, Chain)
@@ -146,10 +150,10 @@ function M.takes_best(entry)
     return checked.value.best ~= nil and checked.value.best(checked.p) == true
 end
 
---- A sampler as a function(candidates, value, ..., context), the context at any place; nil if there is none of that
---- name. So one sampler can use another: samplers.top_k(candidates, 40).
+--- A sampler as a function(candidates, value, ..., context), the context at any place; raises if there is none
+--- of that name. So one sampler can use another: samplers.top_k(candidates, 40).
 function M.as_function(name)
-    if not M.describe(name) then return nil end
+    if not M.describe(name) then refuse_unknown(nil, tostring(name)) end
     return function(candidates, ...)
         local entry, context = { name }, nil
         for i = 1, select("#", ...) do

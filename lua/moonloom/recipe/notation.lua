@@ -47,6 +47,9 @@ local function read_entry(reader)
         repeat
             local key = reader.text:match("^%s*([%w_]+)%s*=", reader.at)
             if key then
+                if entry[key] ~= nil then
+                    error({ problem = ("%s is given twice in '%s'"):format(key, reader.text) })
+                end
                 take(reader, "[%w_]+%s*=")
                 entry[key] = read_value(reader)
             else
