@@ -66,9 +66,24 @@ function M.show(g, door)
     g.write, g.opening = screen(), g.prompt .. g.text -- written when it has been read: the bar needs the line
 end
 
+-- The session to go on in: the one that was given, or a new one.
+local function session_of(args)
+    local session = args.session
+    if session == nil then return moonloom.current(args.model):session { cache = args.cache } end
+    if type(session) ~= "table" or not session.shared_cache then
+        moonloom.wrong_usage("generate: session must be a session, such as g.session or model:session()")
+    end
+    for _, name in ipairs { "model", "kv" } do
+        if args[name] ~= nil then
+            moonloom.wrong_usage("generate: %s has no effect beside session, which has one", name)
+        end
+    end
+    return session
+end
+
 function M.run(args, door)
-    local model = args.session and args.session.model or moonloom.current(args.model)
-    local session = args.session or model:session { cache = args.cache }
+    local session = session_of(args)
+    local model = session.model
     local ids, text = prompt_of(args, model, session)
     local g = generation.new {
         model = model, session = session, prompt_ids = ids, prompt = text, parameters = args,

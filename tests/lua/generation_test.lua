@@ -138,6 +138,14 @@ describe("generate", function()
         assert.has_error(function() generate { prompt = "" } end, "the prompt is empty: there is nothing to go on from")
         assert.has_error(function() generate { ids = { 1, "x" } } end, "'x' is no token id")
         assert.has_error(function() generate { prompt = "a", prompt_file = "b" } end)
+        for _, other in ipairs { 5, "x", g, {} } do
+            assert.equal("generate: session must be a session, such as g.session or model:session()",
+                sentence_of(generate, { session = other }))
+        end
+        for _, other in ipairs { { "model", model }, { "kv", "balanced" } } do
+            assert.equal(("generate: %s has no effect beside session, which has one"):format(other[1]),
+                sentence_of(generate, { session = session, [other[1]] = other[2] }))
+        end
     end)
 
     it("has every token that is on the screen in its session, which others go on from", function()
