@@ -5,6 +5,7 @@
 #include "base/tuning.h"
 
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 static struct {
     const char *name;
     void (*fill)(ml_kernels *table);
+    size_t flag;           /* what it needs: the place of a flag in ml_cpu; 0 if nothing */
     int hidden;            /* for tests: "auto" passes over it */
     int promised;          /* by the CPU and the system; only then is `table` filled and used */
     char in_floats[2][24]; /* names of its numbers without products in integers; [1]: under precision "exact" */
@@ -20,16 +22,12 @@ static struct {
 } sets[] = {
     {.name = "scalar", .fill = ml_kernels_scalar},
 #if defined(__x86_64__)
-    {.name = "avx2", .fill = ml_kernels_avx2},
-    {.name = "avx512", .fill = ml_kernels_avx512},
-    {.name = "amx", .fill = ml_kernels_amx},
-    {.name = "amx-emulated", .fill = ml_kernels_amx_emulated, .hidden = 1},
-#define NAMES "scalar, avx2, avx512, amx or auto"
+    {.name = "avx2", .fill = ml_kernels_avx2, .flag = offsetof(ml_cpu, avx2)},
+    {.name = "avx512", .fill = ml_kernels_avx512, .flag = offsetof(ml_cpu, avx512)},
+    {.name = "amx", .fill = ml_kernels_amx, .flag = offsetof(ml_cpu, amx)},
+    {.name = "amx-emulated", .fill = ml_kernels_amx_emulated, .flag = offsetof(ml_cpu, vnni), .hidden = 1},
 #elif defined(__aarch64__)
-    {.name = "neon", .fill = ml_kernels_neon},
-#define NAMES "scalar, neon or auto"
-#else
-#define NAMES "scalar or auto"
+    {.name = "neon", .fill = ml_kernels_neon, .flag = offsetof(ml_cpu, neon)},
 #endif
 };
 enum { SETS = sizeof sets / sizeof sets[0] };
@@ -37,6 +35,17 @@ enum { SETS = sizeof sets / sizeof sets[0] };
 static const ml_kernels *current = &sets[0].table, *without_matrix = &sets[0].table;
 static char refused[64]; /* what MOONLOOM_ISA asked for in vain; empty if nothing */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* Names the sets of this build but for the hidden ones. */
+static int refuse_name(const char *name) {
+    char names[256] = "";
+    size_t used = 0;
+    for (int i = 0; i < SETS && used < sizeof names; i++) {
+        if (sets[i].hidden) continue;
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i > 0 ? ", " : "", sets[i].name);
+    }
+    return ml_error(ML_E_ARGUMENT, "'%.32s' is no instruction set of this build: choose %s or auto", name, names);
+}
 
 /* Makes the set of that name current; "auto" is the best one that is promised. */
 static int choose(const char *name) {
@@ -52,20 +61,19 @@ static int choose(const char *name) {
     if (known) {
         return ml_error(ML_E_UNSUPPORTED, "this machine (%s) has no %s: choose scalar or auto", ml_cpu_name(), name);
     }
-    return ml_error(ML_E_ARGUMENT, "'%.32s' is no instruction set of this build: choose " NAMES, name);
+    return refuse_name(name);
+}
+
+/* The flag at that place of ml_cpu. */
+static int has(size_t flag) {
+    int promised;
+    memcpy(&promised, (const char *)ml_cpu_get() + flag, sizeof promised);
+    return promised;
 }
 
 static void start(void) {
     for (int i = 0; i < SETS; i++) {
-        sets[i].promised = 1;
-#if defined(__x86_64__)
-        if (strcmp(sets[i].name, "avx2") == 0) sets[i].promised = ml_cpu_get()->avx2;
-        if (strcmp(sets[i].name, "avx512") == 0) sets[i].promised = ml_cpu_get()->avx512;
-        if (strcmp(sets[i].name, "amx") == 0) sets[i].promised = ml_cpu_get()->amx;
-        if (strcmp(sets[i].name, "amx-emulated") == 0) sets[i].promised = ml_cpu_get()->vnni;
-#elif defined(__aarch64__)
-        if (strcmp(sets[i].name, "neon") == 0) sets[i].promised = ml_cpu_get()->neon;
-#endif
+        sets[i].promised = sets[i].flag == 0 || has(sets[i].flag);
         if (sets[i].promised) sets[i].fill(&sets[i].table);
         snprintf(sets[i].in_floats[0], sizeof sets[i].in_floats[0], "%s-f32", sets[i].name);
         snprintf(sets[i].in_floats[1], sizeof sets[i].in_floats[1], "%s-exact-f32", sets[i].name);
