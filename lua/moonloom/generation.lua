@@ -23,6 +23,10 @@ local turns = require "moonloom._core.turns"
 
 local M = {}
 
+recipe.judge("^loop$", function(value)
+    if type(value.loop) ~= "function" then return "a loop returns { loop = function(g) } at least" end
+end)
+
 local Generation = {}
 
 for _, part in ipairs { "going", "showing" } do

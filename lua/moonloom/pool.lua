@@ -167,6 +167,10 @@ end
 
 -- ---- whose turn it is
 
+live.judge("^schedule$", function(value)
+    if type(value.next) ~= "function" then return "a schedule returns { next = function(list, rows) }" end
+end)
+
 -- What the recipe says, or all that wait. It is asked safely: an error in it is told once and stops nobody.
 local function ask(self, list)
     local taken, fine, chosen = interrupt.taken, pcall(function()

@@ -141,6 +141,33 @@ describe("recipes", function()
         os.remove(folder .. "/sick.lua")
     end)
 
+    it("report the line of the file that is broken, also where another one requires it", function()
+        save("parts/bad.lua", "local x = 1\nlocal y = = 2\nreturn {}")
+        save("wants.lua", "local a = 1\nlocal b = require 'recipes.parts.bad'\nreturn { run = print }")
+        local expected = folder .. "/parts/bad.lua:2: unexpected symbol near '='\n    2 | local y = = 2"
+        assert.equal(expected, message_of(recipe.get, "wants"))
+        save("parts/bad.lua", "local x = 1\nx = x.y.z\nreturn {}")
+        assert.truthy(message_of(recipe.get, "wants"):find("parts/bad.lua:2: [^\n]+\n    2 | x = x.y.z$"))
+        os.remove(folder .. "/wants.lua")
+    end)
+
+    it("of a loop and a schedule have what is called", function()
+        save("loop.lua", "return { next = print }")
+        save("schedule.lua", "return {}")
+        require "moonloom.generation"
+        require "moonloom.pool"
+        local problems = recipe.refresh() -- of what is in use already
+        for _, name in ipairs { "loop", "schedule" } do
+            local _, problem = pcall(recipe.get, name)
+            problems[#problems + 1] = tostring(problem)
+        end
+        local text = table.concat(problems, "\n")
+        assert.truthy(text:find("loop.lua: a loop returns { loop = function(g) } at least", 1, true), text)
+        assert.truthy(text:find("schedule.lua: a schedule returns { next = function(list, rows) }", 1, true), text)
+        os.remove(folder .. "/loop.lua")
+        os.remove(folder .. "/schedule.lua")
+    end)
+
     it("are listed without parts, the user's before moonloom's", function()
         local names = table.concat(recipe.names(), " ")
         assert.truthy(names:find("count", 1, true))

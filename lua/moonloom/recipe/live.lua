@@ -85,7 +85,7 @@ end
 --- `problem`, the message of an error, with the line of source that it names, if it names one.
 function M.explain(problem)
     local path = problem:match("^([^\n]-%.lua):%d+:")
-    local file = path and io.open(path, "rb")
+    local file = path and not problem:find("\n    %d+ | ") and io.open(path, "rb")
     if not file then return problem end
     file:close()
     return explain(path, problem)
@@ -101,9 +101,13 @@ local function load_value(path, name)
     chunk, problem = loadstring(text, "@" .. path)
     if not chunk then return nil, explain(path, problem) end
     jit.off(chunk, true)
+    local place = debug.getinfo(chunk, "S").short_src
     local fine, value = pcall(chunk, name)
     if interrupt.is_interrupt(value) then return nil, path .. " was interrupted while it was loaded" end
-    if not fine then return nil, explain(path, value) end
+    if not fine then -- in this file, or in one that it requires, which may have been explained
+        local own = tostring(value):sub(1, #place + 1) == place .. ":"
+        return nil, own and explain(path, value) or M.explain(tostring(value))
+    end
     if type(value) ~= "table" then
         return nil, ("%s returns a %s, not a table"):format(path, type(value))
     end
