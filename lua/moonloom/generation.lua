@@ -27,6 +27,12 @@ recipe.judge("^loop$", function(value)
     if type(value.loop) ~= "function" then return "a loop returns { loop = function(g) } at least" end
 end)
 
+recipe.judge("^generate$", function(value)
+    if type(value.next) ~= "function" then return nil end
+    return "it is a copy of an older moonloom's. The loop is a file of its own now: put what you changed into a copy "
+        .. "of recipes/loop.lua beside it, and remove it"
+end)
+
 local Generation = {}
 
 for _, part in ipairs { "going", "showing" } do
