@@ -102,6 +102,9 @@ describe("a sampler in the user's own folder", function()
         assert.same({ "only_one(id, by=50)", "one token and no other", "a test" },
             { row.signature, row.summary, row.source })
         assert.truthy(tostring(samplers {}):find("only_one(id, by=50)", 1, true))
+        save(folder .. "/samplers/two_defaults.lua", ONLY:gsub("required = true", "default = 3"))
+        assert.truthy(tostring(samplers {}):find("two_defaults(id=3, by=50)", 1, true)) -- as values are given in order
+        os.remove(folder .. "/samplers/two_defaults.lua")
         assert.equal(2, chosen(samplers.chain { { "only_one", 2 } }))
         assert.equal(0, chosen(samplers.chain { { "only_one", id = 0, by = 9 } }))
         assert.equal(2, chosen(samplers.chain "only_one(2, by=9)"))

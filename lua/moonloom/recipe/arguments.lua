@@ -204,15 +204,12 @@ end
 
 --- How an entry is written, with its parameters: "repetition_penalty(penalty, last=64)".
 function M.signature(name, parameters)
-    local entry = { name }
-    for _, parameter in ipairs(M.flat(parameters)) do
-        if parameter.default == nil then
-            entry[#entry + 1] = parameter.name
-        else
-            entry[parameter.name] = parameter.default
-        end
+    local words = {}
+    for i, parameter in ipairs(M.flat(parameters)) do
+        local default = parameter.default
+        words[i] = default == nil and parameter.name or ("%s=%s"):format(parameter.name, notation.value(default))
     end
-    return notation.call(entry)
+    return #words == 0 and name or ("%s(%s)"):format(name, table.concat(words, ", "))
 end
 
 --- A single value in place of a table goes to the first positional parameter, or the first of all.

@@ -73,7 +73,8 @@ function M.read(text)
     return nil, problem.problem
 end
 
-local function write_value(value)
+--- A value as it is written in an entry.
+function M.value(value)
     if type(value) == "string" and (value == "" or value:find("[%s,=()%[%]\"']") or tonumber(value)
             or plain[value] ~= nil) then
         return value:find('"', 1, true) and ("'%s'"):format(value) or ('"%s"'):format(value)
@@ -83,19 +84,19 @@ local function write_value(value)
         return tostring(value)
     end
     local items = {}
-    for i, item in ipairs(value) do items[i] = write_value(item) end
+    for i, item in ipairs(value) do items[i] = M.value(item) end
     return "[" .. table.concat(items, ", ") .. "]"
 end
 
 -- The text of { name, value, key = value } as name(value, key=value).
-function M.call(entry)
+local function call(entry)
     local keys, words = {}, {}
     for key in pairs(entry) do
         if type(key) == "string" then keys[#keys + 1] = key end
     end
     table.sort(keys)
-    for i = 2, #entry do words[#words + 1] = write_value(entry[i]) end
-    for _, key in ipairs(keys) do words[#words + 1] = ("%s=%s"):format(key, write_value(entry[key])) end
+    for i = 2, #entry do words[#words + 1] = M.value(entry[i]) end
+    for _, key in ipairs(keys) do words[#words + 1] = ("%s=%s"):format(key, M.value(entry[key])) end
     return #words == 0 and entry[1] or ("%s(%s)"):format(entry[1], table.concat(words, ", "))
 end
 
@@ -103,8 +104,8 @@ end
 function M.write(entry)
     local keys = 0
     for key in pairs(entry) do keys = keys + (type(key) == "string" and 1 or 0) end
-    if keys == 0 and #entry == 2 then return ("%s=%s"):format(entry[1], write_value(entry[2])) end
-    return M.call(entry)
+    if keys == 0 and #entry == 2 then return ("%s=%s"):format(entry[1], M.value(entry[2])) end
+    return call(entry)
 end
 
 return M
