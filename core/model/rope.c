@@ -107,8 +107,13 @@ static int apply_file_factors(ml_rope *rope, const ml_config *c, const ml_weight
     return divide(rope, weights, PLAIN);
 }
 
-/* Factors may be zero, NaN, or too small: the angles would be NaN, and what comes out need not show it. */
-static int check_frequencies(const ml_rope *rope, const ml_weights *weights) {
+/* Factors may be zero, NaN, too small or too large: angles or scores would be NaN, or all scores 0, and what comes out
+ * need not show it. Scores have the square of the magnitude. */
+static int check_numbers(const ml_rope *rope, const ml_weights *weights) {
+    if (!(rope->magnitude > 1e-18 && rope->magnitude < 1e18)) {
+        return ml_error(ML_E_FORMAT, "%s: RoPE multiplies cos and sin by %g: a factor of its scaling is damaged",
+                        ml_weights_path(weights), rope->magnitude);
+    }
     for (int32_t i = 0; i < rope->dims / 2; i++) {
         if (isfinite(rope->frequencies[i] * INT32_MAX)) continue;
         return ml_error(ML_E_FORMAT,
@@ -129,7 +134,7 @@ int ml_rope_prepare(ml_rope *rope, const ml_arch *arch, const ml_config *c, cons
         for (int32_t i = 0; i < c->rope_dims / 2; i++) frequencies[i] /= c->rope_factor;
     }
     int status = apply_file_factors(rope, c, weights);
-    return status == ML_OK ? check_frequencies(rope, weights) : status;
+    return status == ML_OK ? check_numbers(rope, weights) : status;
 }
 
 void ml_rope_release(ml_rope *rope) {

@@ -141,6 +141,8 @@ describe("a model is refused", function()
         says("qwen2.rope.scaling.factor is -1, but must be above 0", keys { ["rope.scaling.factor"] = -1 })
         says("qwen2.rope.scaling.yarn_ext_factor is -1, but must be 0 or above", keys { ["rope.scaling.type"] = "yarn",
             ["rope.scaling.factor"] = 2, ["rope.scaling.yarn_ext_factor"] = -1 })
+        says("RoPE multiplies cos and sin by 1e+30", keys { ["rope.scaling.attn_factor"] = 1e30 })
+        says("RoPE multiplies cos and sin by 1e-30", keys { ["rope.scaling.attn_factor"] = 1e-30 })
         says("tensor rope_factors_long.weight is missing", keys { ["rope.scaling.type"] = "longrope",
             ["rope.scaling.original_context_length"] = 32 })
         says("tensor rope_factors_short.weight is missing", keys { ["rope.scaling.type"] = "longrope" })
