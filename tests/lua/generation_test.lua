@@ -148,6 +148,19 @@ describe("generate", function()
         end
     end)
 
+    it("refuses changes that have no effect on what has begun", function()
+        local g = generate { prompt = "Once", max_tokens = 3, seed = 1 }
+        for _, name in ipairs { "prompt", "ids", "session", "cache", "kv", "model", "threads" } do
+            local words = (": %s has no effect on what has begun"):format(name)
+            assert.equal("fork" .. words, sentence_of(g.fork, g, 2, { [name] = 1 }))
+            assert.equal("resume" .. words, sentence_of(g.resume, g, { [name] = 1 }))
+        end
+        assert.equal("resume has no parameter 'text'", sentence_of(g.resume, g, { text = " a" }):match("^[^;]+"))
+        assert.truthy(sentence_of(g.fork, g, 2, { text = 5 }):find("fork: text must be a string", 1, true))
+        assert.truthy(sentence_of(g.fork, g, 2, { text = " a", id = 5 }):find("id or text, not both", 1, true))
+        assert.equal(3, #g.ids)
+    end)
+
     it("has every token that is on the screen in its session, which others go on from", function()
         local plain = generate { prompt = "Once upon a time", max_tokens = 24, temperature = 0 }
         for _, ask in ipairs { { max_tokens = 8 }, { stop = { "little" }, max_tokens = 24 }, { max_tokens = 8, seed = 3,

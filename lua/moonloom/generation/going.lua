@@ -143,12 +143,23 @@ function M:go()
     return self
 end
 
+-- What a generation has from its beginning: changing it later would have no effect.
+local SETTLED = { prompt = true, prompt_file = true, ids = true, session = true, cache = true, bandwidth = true }
+
+local function is_settled(name)
+    for _, option in ipairs(arguments.common) do
+        if option.name == name then return true end
+    end
+    return SETTLED[name]
+end
+
 --- The parameters among the changes that `verb` ("fork" or "resume") was given, checked beside those in force.
 function M:_check_changes(changes, verb)
     changes = given.options(changes, verb)
     local known = {}
     for name, value in pairs(changes) do
-        if name ~= "id" and name ~= "text" then known[name] = value end
+        if is_settled(name) then arguments.fail("%s: %s has no effect on what has begun", verb, name) end
+        if verb ~= "fork" or name ~= "id" and name ~= "text" then known[name] = value end
     end
     local checked = arguments.check(verb, self.recipe.parameters, known, self.parameters)
     for name in pairs(known) do known[name] = checked[name] end
@@ -164,10 +175,13 @@ function M:fork(i, changes)
     end
     local parameters = self:_check_changes(changes, "fork")
     changes = changes or {}
+    local text = changes.text
+    if text ~= nil and type(text) ~= "string" then error("fork: text must be a string", 2) end
+    if text and changes.id then error("fork takes id or text, not both", 2) end
     if next(changes) == nil then parameters.seed = random.fresh_seed() end
     local other = self:_branch(i - 1, parameters)
     other.forced = changes.id and { changes.id }
-    if changes.text then other.forced = self.model:tokenize(changes.text, { special = true }) end
+    if text then other.forced = self.model:tokenize(text, { special = true }) end
     if self.recipe.show then self.recipe.show(other) end
     return other:go()
 end
