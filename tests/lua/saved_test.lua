@@ -1,6 +1,7 @@
 -- Saved sessions: they come back bit for bit, appear whole or not at all, and nothing that is damaged is taken.
 local ffi = require "ffi"
 local folder = require "helpers.folder"
+local copy = require "helpers.logits_of"
 local isa_helper = require "helpers.isa"
 local ml = require "moonloom._core.ffi"
 local moonloom = require "moonloom"
@@ -18,12 +19,6 @@ void *signal(int number, void *handler);
 
 local MODEL = MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf"
 local HEADER, ENTRY = 1024, 32
-
-local function copy(session)
-    local list, logits = {}, session:logits()
-    for i = 0, #logits - 1 do list[i + 1] = logits[i] end
-    return list
-end
 
 -- The same bits in both lists, or after both sessions.
 local function same(a, b)

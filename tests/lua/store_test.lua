@@ -5,6 +5,8 @@ local ml = require "moonloom._core.ffi"
 local moonloom = require "moonloom"
 local recipe = require "moonloom.recipe.live"
 local run = require "helpers.command"
+local copy = require "helpers.logits_of"
+local slice = require "helpers.slice"
 local C = ml.C
 
 local MODEL = MOONLOOM_HOME .. "/data/tiny-gpt-oss.gguf"
@@ -40,16 +42,7 @@ describe("a store", function()
     end)
 
     local function part(from, to, more)
-        local list = {}
-        for i = from, to do list[#list + 1] = ids[i] end
-        for _, id in ipairs(more or {}) do list[#list + 1] = id end
-        return list
-    end
-
-    local function copy(session)
-        local list, logits = {}, session:logits()
-        for i = 0, #logits - 1 do list[i + 1] = logits[i] end
-        return list
+        return slice(ids, from, to, more)
     end
 
     -- As a new process would: nothing is known but what is in the folder.

@@ -5,6 +5,7 @@ local moonloom = require "moonloom"
 local policy = require "moonloom.cache.policy"
 local recipe = require "moonloom.recipe.live"
 local run = require "helpers.command"
+local slice = require "helpers.slice"
 
 local TEXT = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
 
@@ -24,9 +25,7 @@ describe("policies by name", function()
     end)
 
     local function first(count)
-        local list = {}
-        for i = 1, count do list[i] = ids[i] end
-        return list
+        return slice(ids, 1, count)
     end
 
     local function quantised(session)

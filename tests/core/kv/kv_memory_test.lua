@@ -1,5 +1,6 @@
 -- Budgets of memory for keys and values: --kv-memory, and the whole shape of gpt-oss-20b's cache in a small one.
 local folder = require "helpers.folder"
+local copy = require "helpers.logits_of"
 local isa_helper = require "helpers.isa"
 local moonloom = require "moonloom"
 local sentence_of = require "helpers.sentence"
@@ -165,12 +166,6 @@ describe("the shape of gpt-oss-20b's cache", function()
         folder.remove()
         isa_helper.as_before()
     end)
-
-    local function copy(session)
-        local list, logits = {}, session:logits()
-        for i = 0, #logits - 1 do list[i + 1] = logits[i] end
-        return list
-    end
 
     -- Fills a session, feeds a prompt, decodes, goes back and apart: the logits on the way.
     local function play(session, depth)

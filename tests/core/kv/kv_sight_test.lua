@@ -2,6 +2,7 @@
 local folder = require "helpers.folder"
 local json = require "moonloom.file.json"
 local moonloom = require "moonloom"
+local slice = require "helpers.slice"
 
 local TEXT = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
 
@@ -20,9 +21,7 @@ describe("sight of the cache:", function()
     end)
 
     local function first(count)
-        local list = {}
-        for i = 1, count do list[i] = ids[i] end
-        return list
+        return slice(ids, 1, count)
     end
 
     local function close(...)

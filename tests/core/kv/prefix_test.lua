@@ -1,9 +1,11 @@
 -- Prefixes: a session that begins like another one starts where they part, with the same bits as if it had not.
+local copy = require "helpers.logits_of"
 local ffi = require "ffi"
 local folder = require "helpers.folder"
 local isa_helper = require "helpers.isa"
 local ml = require "moonloom._core.ffi"
 local moonloom = require "moonloom"
+local slice = require "helpers.slice"
 local C = ml.C
 
 local function isas()
@@ -34,16 +36,7 @@ describe("a prefix", function()
 
     -- ids[from..to], then `more`.
     local function part(from, to, more)
-        local list = {}
-        for i = from, to do list[#list + 1] = ids[i] end
-        for _, id in ipairs(more or {}) do list[#list + 1] = id end
-        return list
-    end
-
-    local function copy(session)
-        local list, logits = {}, session:logits()
-        for i = 0, #logits - 1 do list[i + 1] = logits[i] end
-        return list
+        return slice(ids, from, to, more)
     end
 
     -- Feeds the list to a session of its own and to one that may adopt: the same bits. Returns how many were adopted.
